@@ -1,0 +1,7 @@
+"""The bias slot: the position bias of every token against every agent."""
+
+from __future__ import annotations
+
+from debiexport.static.ops.bias.hat import HatBias
+
+IMPLEMENTATIONS = {"hat": HatBias}

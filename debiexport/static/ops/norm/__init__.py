@@ -1,0 +1,7 @@
+"""The norm slot: LayerNorm over channels of what attention reads."""
+
+from __future__ import annotations
+
+from debiexport.static.ops.norm.layernorm import LayerNorm
+
+IMPLEMENTATIONS = {"layernorm": LayerNorm}

@@ -1,0 +1,179 @@
+"""The attentions of the static network; what they do is in `reference/`, how is a matter of slots."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from debiexport.geometry import AttentionGeometry
+from debiexport.static.mlp import StaticConvMLP
+from debiexport.static.slots import Slots
+from debiexport.static.taps import Taps
+from debiexport.static.weights import Weights
+
+
+def pad_map(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Zero-pad (N, H, W, C) right and bottom; nothing where the sizes agree."""
+    if size == padded:
+        return x
+    return F.pad(x, (0, 0, 0, padded[1] - size[1], 0, padded[0] - size[0]))
+
+
+def pad_stream(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Zero-pad (..., H, W) right and bottom; nothing where the sizes agree."""
+    if size == padded:
+        return x
+    return F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+
+
+class StaticRegionAttention(nn.Module):
+    """BRA and full attention: tokens attend to tokens, the local enhancement beside it.
+
+    The enhancement reads the values in BRA and the attention's input in full attention.
+    """
+
+    def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
+        super().__init__()
+        self.geometry, self.layout = geometry, slots.layout
+        self.norm = slots.norm(geometry.channels, weights.at("norm"))
+        self.q, self.k, self.v = (
+            self.layout.attention_pointwise(weights[f"{p}.weight"], weights[f"{p}.bias"]) for p in "qkv"
+        )
+        self.routing = slots.routing(geometry)
+        self.lepe = self.layout.conv(
+            weights["lepe.weight"], weights["lepe.bias"], padding=2, groups=geometry.channels
+        )
+        self.proj = self.layout.pointwise(weights["proj.weight"], weights["proj.bias"])
+
+    def forward(self, stream: Tensor, taps: Taps) -> Tensor:
+        """Residual stream -> what attention adds to it."""
+        g = self.geometry
+        x = pad_map(self.norm(self.layout.to_attention(stream)), g.map_size, g.padded_size)
+        tokens = self.routing.arrange(x)
+        v = self.v(tokens)
+        out = self.routing.restore(self.routing(self.q(tokens), self.k(tokens), v, taps))
+        local = x if g.kind == "full" else self.routing.restore(v)
+        out = self.layout.to_stream(out) + self.lepe(self.layout.to_stream(local))
+        if g.is_padded:
+            out = out[:, :, : g.map_size[0], : g.map_size[1]]
+        return self.proj(out)  # type: ignore[no-any-return]
+
+
+class StaticOffsets(nn.Module):
+    """Positions of the agents: reference points plus one learned scalar per agent and group."""
+
+    centres: Tensor
+
+    def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
+        super().__init__()
+        self.geometry, self.layout = geometry, slots.layout
+        stage = geometry.stage
+        assert stage.offset_groups
+        assert stage.offset_kernel
+        assert stage.agent_stride
+        assert geometry.agent_size
+        self.groups, self.group_width = stage.offset_groups, stage.channels // stage.offset_groups
+        # Every group has the same kernel: repeated, one depthwise convolution serves all channels at once.
+        kernel = weights["conv.weight"].repeat(self.groups, 1, 1, 1)
+        self.conv = self.layout.conv(
+            kernel, None, stride=stage.agent_stride, padding=stage.offset_kernel // 2, groups=stage.channels
+        )
+        self.norm = slots.norm(self.group_width, weights.at("norm"), eps=1e-5)
+        self.pointwise = self.layout.attention_pointwise(weights["pointwise.weight"], None)
+        hk, wk = geometry.agent_size
+        y = (torch.arange(hk, dtype=torch.float64) + 0.5) / hk * 2 - 1
+        x = (torch.arange(wk, dtype=torch.float64) + 0.5) / wk * 2 - 1
+        centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(1, 1, hk * wk, 2)
+        self.register_buffer("centres", centres.to(slots.dtype))
+
+    def forward(self, q: Tensor) -> Tensor:
+        """q (N, C, H, W) -> positions (N, G, n, 2), (y, x) in [-1, 1], of the agents before padding."""
+        t = self.conv(q).reshape(-1, self.groups, self.group_width, self.centres.shape[2])
+        t = F.gelu(self.norm(t.transpose(-2, -1)))  # (N, G, n, C/G)
+        return (self.centres + self.pointwise(t)).clamp(-1, 1)
+
+
+class StaticDBRA(nn.Module):
+    """DBRA: agents sampled at learned positions, routed attention, broadcast with a position bias."""
+
+    def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
+        super().__init__()
+        self.geometry, self.layout = geometry, slots.layout
+        layout, c = self.layout, geometry.channels
+        stride = geometry.stage.agent_stride
+        assert stride
+        assert geometry.agent_size
+        assert geometry.padded_agent_size
+        self.agent_size, self.padded_agent_size = geometry.agent_size, geometry.padded_agent_size
+
+        def pointwise(name: str) -> nn.Module:
+            return layout.pointwise(weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+        def attention_pointwise(name: str) -> nn.Module:
+            return layout.attention_pointwise(weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+        self.norm = slots.norm(c, weights.at("norm"))
+        self.q = pointwise("q")
+        self.k, self.v = attention_pointwise("k"), attention_pointwise("v")
+        self.offset = StaticOffsets(geometry, weights.at("offset"), slots)
+        self.sampling = slots.sampling(geometry)
+        self.agent_q = attention_pointwise("agent_q")
+        self.routing = slots.routing(geometry)
+        self.lepe = layout.conv(weights["lepe.weight"], weights["lepe.bias"], stride=stride, padding=2, groups=c)
+        self.unify = pointwise("unify")
+        self.mlp_norm = slots.norm(c, weights.at("mlp_norm"))
+        self.mlp = StaticConvMLP(weights.at("mlp"), layout)
+        self.agent_norm = slots.norm(c, weights.at("agent_norm"))
+        self.agent_k, self.agent_v = attention_pointwise("agent_k"), attention_pointwise("agent_v")
+        self.bias = slots.bias(geometry, weights["table"])
+        self.proj = pointwise("proj")
+
+    def forward(self, stream: Tensor, taps: Taps) -> Tensor:
+        """Residual stream -> what attention adds to it."""
+        g, layout = self.geometry, self.layout
+        x = pad_map(self.norm(layout.to_attention(stream)), g.map_size, g.padded_size)  # (N, H, W, C)
+        normed = layout.to_stream(x)
+        q = self.q(normed)
+        positions = self.offset(q)  # (N, G, n, 2)
+
+        agents = self.sampling(normed, positions).unflatten(-1, self.agent_size)  # (N, C, Hk, Wk)
+        agents = pad_stream(agents, self.agent_size, self.padded_agent_size)
+        agents = self.refine(x, agents, taps)  # (N, Hk, Wk, C)
+
+        out = self.broadcast(q, agents, self.bias(self._pad_positions(positions)))
+        if g.is_padded:
+            out = out[:, :, : g.map_size[0], : g.map_size[1]]
+        return self.proj(out)  # type: ignore[no-any-return]
+
+    def refine(self, x: Tensor, agents: Tensor, taps: Taps) -> Tensor:
+        """Agents (N, C, Hk, Wk) attend to their routed regions of x (N, H, W, C), pass the inner MLP and norm."""
+        layout = self.layout
+        tokens = self.routing.arrange(x)
+        v = self.v(x)
+        queries = self.agent_q(self.routing.arrange(layout.to_attention(agents)))
+        attended = self.routing.restore(self.routing(queries, self.k(tokens), self.routing.arrange(v), taps))
+        lepe = pad_stream(self.lepe(layout.to_stream(v)), self.agent_size, self.padded_agent_size)
+        agents = agents + self.unify(layout.to_stream(attended) + lepe)
+        agents = agents + self.mlp(layout.to_stream(self.mlp_norm(layout.to_attention(agents))))
+        return self.agent_norm(layout.to_attention(agents))  # type: ignore[no-any-return]
+
+    def broadcast(self, q: Tensor, agents: Tensor, bias: Tensor) -> Tensor:
+        """Every token of q (N, C, H, W) attends to the agents (N, Hk, Wk, C) -> (N, C, H, W)."""
+        g = self.geometry
+        m, d = g.heads, g.head_width
+        height, width = g.padded_size
+        n = self.padded_agent_size[0] * self.padded_agent_size[1]
+        queries = q.reshape(-1, m, d, height * width).transpose(-2, -1)  # (N, M, HW, d)
+        k, v = (p(agents).reshape(-1, n, m, d).transpose(1, 2) for p in (self.agent_k, self.agent_v))
+        scores = queries @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
+        out = (scores.softmax(-1) @ v).transpose(-2, -1)
+        return out.reshape(-1, g.channels, height, width)
+
+    def _pad_positions(self, positions: Tensor) -> Tensor:
+        """Positions (N, G, n, 2) of the padded agents: padding stands at the centre, zero."""
+        if self.agent_size == self.padded_agent_size:
+            return positions
+        grid = positions.unflatten(2, self.agent_size)
+        (hk, wk), (ph, pw) = self.agent_size, self.padded_agent_size
+        return F.pad(grid, (0, 0, 0, pw - wk, 0, ph - hk)).flatten(2, 3)

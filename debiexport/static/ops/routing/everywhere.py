@@ -1,0 +1,51 @@
+"""Attention to every region: nothing to choose, nothing to gather.
+
+Serves full attention, and routed attention whose top-k covers all regions: softmax does not care about
+the order of the keys.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+
+from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.routing.heads import merge_heads, split_heads
+from debiexport.static.taps import Taps
+
+
+class EverywhereRouting(nn.Module):
+    """Tokens stay in row-major order of the map."""
+
+    exposes: tuple[str, ...] = ()
+
+    @staticmethod
+    def supports(geometry: AttentionGeometry) -> str | None:
+        """None, or why this implementation cannot serve the geometry."""
+        if geometry.routes_everywhere:
+            return None
+        return f"top-k {geometry.top_k} of {geometry.region_count} regions has to be chosen"
+
+    def __init__(self, geometry: AttentionGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H*W, C)"""
+        return x.flatten(1, 2)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """(N, L, C) of those who attend -> their map (N, H, W, C)."""
+        height, width = self.geometry.query_size
+        return x.reshape(-1, height, width, self.geometry.channels)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
+        """q (N, Lq, C), scaled; k, v (N, L, C) -> (N, Lq, C)."""
+        g = self.geometry
+        queries, keys = prod(g.query_size), prod(g.padded_size)
+        q = split_heads(q, g.heads, queries, g.head_width)
+        k = split_heads(k, g.heads, keys, g.head_width)
+        v = split_heads(v, g.heads, keys, g.head_width)
+        out = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return merge_heads(out, g.heads, queries, g.head_width)
