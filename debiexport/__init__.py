@@ -1,0 +1,77 @@
+"""debiexport: DeBiFormer and BiFormer checkpoints become verified deployment bundles.
+
+The functions behind every command of the CLI, importable without torch:
+
+    load_model      a card (and a checkpoint) as the reference network        (needs debiexport[export])
+    export_onnx     a checkpoint as a verified ONNX bundle                    (needs debiexport[export])
+    check           prove a bundle again, and measure its accuracy
+    predict         classify images with a bundle
+    list_models     the cards with counted parameters and multiply-adds
+    diagnose        what is installed here and what can be done with it
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from debiexport._version import __version__
+
+if TYPE_CHECKING:
+    from debiexport.cards import Card, load_card
+    from debiexport.checking import CheckResult, check
+    from debiexport.doctor import Diagnosis, diagnose
+    from debiexport.errors import DebiexportError
+    from debiexport.export import ExportResult, export_onnx
+    from debiexport.loading import load_model
+    from debiexport.models_table import ModelRow, list_models
+    from debiexport.prediction import PredictResult, predict
+
+_HOMES = {
+    "Card": "cards",
+    "CheckResult": "checking",
+    "DebiexportError": "errors",
+    "Diagnosis": "doctor",
+    "ExportResult": "export",
+    "ModelRow": "models_table",
+    "PredictResult": "prediction",
+    "check": "checking",
+    "diagnose": "doctor",
+    "export_onnx": "export",
+    "list_models": "models_table",
+    "load_card": "cards",
+    "load_model": "loading",
+    "predict": "prediction",
+}
+
+__all__ = [
+    "Card",
+    "CheckResult",
+    "DebiexportError",
+    "Diagnosis",
+    "ExportResult",
+    "ModelRow",
+    "PredictResult",
+    "__version__",
+    "check",
+    "diagnose",
+    "export_onnx",
+    "list_models",
+    "load_card",
+    "load_model",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import debiexport` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'debiexport' has no attribute {name!r}")
+
+    value = getattr(import_module(f"debiexport.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

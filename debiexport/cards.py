@@ -210,7 +210,8 @@ def _replace_top_k(
         raise UsageError(f"{option} is {','.join(map(str, values))}: every value must be at least 1")
     out = list(stages)
     for i, k in zip(routed, values, strict=True):
-        out[i] = replace(out[i], **{attribute: k})
+        changed: dict[str, Any] = {attribute: k}
+        out[i] = replace(out[i], **changed)
     return tuple(out)
 
 
@@ -285,9 +286,9 @@ class _Table:
     """One TOML table while it is read: every key is taken once, leftovers are refused."""
 
     def __init__(self, data: Any, where: str) -> None:
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             raise CardError(f"{where} is {data!r}: it must be a table")
-        self._data = dict(data)
+        self._data: dict[str, Any] = dict(data)
         self._keys: list[str] = []
         self.where = where
 
@@ -301,7 +302,8 @@ class _Table:
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise CardError(f"{self.where}: {key} is {value!r}; it must be {_TYPE_NAMES[kind]}")
-        return float(value) if kind is float else value
+        # TOML writes a whole number without a point.
+        return value + 0.0 if kind is float and isinstance(value, (int, float)) else value
 
     def integer(self, key: str, low: int, high: int, *, optional: bool = False) -> Any:
         value = self.take(key, int, optional=optional)
@@ -316,7 +318,7 @@ class _Table:
         return value
 
     def triple(self, key: str) -> tuple[float, float, float]:
-        value = self.take(key, list)
+        value: list[Any] = self.take(key, list)
         if len(value) != 3 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
             raise CardError(f"{self.where}: {key} is {value!r}; it must be three numbers, for R, G and B")
         return (float(value[0]), float(value[1]), float(value[2]))

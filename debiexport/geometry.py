@@ -6,6 +6,7 @@ said otherwise; a multiply-add is one multiplication and one addition.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from math import prod
 
@@ -106,7 +107,8 @@ class AttentionGeometry:
     @property
     def scale(self) -> float:
         """Factor of the scores: C^-0.5 where it routes, head width^-0.5 in "full" (released code)."""
-        return float(self.head_width if self.kind == "full" else self.channels) ** -0.5
+        width = self.head_width if self.kind == "full" else self.channels
+        return 1 / math.sqrt(width)
 
     @property
     def is_padded(self) -> bool:
@@ -133,10 +135,7 @@ class AttentionGeometry:
         rows = range(_round_up(self.map_size[0], h) // h, self.regions)
         cols = range(_round_up(self.map_size[1], w) // w, self.regions)
         return frozenset(
-            i * self.regions + j
-            for i in range(self.regions)
-            for j in range(self.regions)
-            if i in rows or j in cols
+            i * self.regions + j for i in range(self.regions) for j in range(self.regions) if i in rows or j in cols
         )
 
     @property
@@ -186,7 +185,7 @@ class Geometry:
         """
         check_image_size(image_size)
         if card.family == "biformer_stl":  # stem and downsampling floor
-            stem = (_conv_size(image_size, 4, 4, 0),)
+            stem: tuple[tuple[int, int], ...] = (_conv_size(image_size, 4, 4, 0),)
             sizes = [stem[-1]]
             for _ in range(3):
                 sizes.append(_conv_size(sizes[-1], 2, 2, 0))

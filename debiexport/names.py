@@ -1,13 +1,12 @@
 """The stable names of places in a network, the same in the reference and in every artifact.
 
-    stage1 … stage4                      a stage's output (the residual stream)
-    stage3.block2                        a block's output
     stage3.block2.attn2                  the residual stream after that part of the block
     stage3.block2.attn2.affinity         (N, R, R) affinities of a routed attention
     stage3.block2.attn2.routes           (N, R, k) its choice of regions
 
-Stages and blocks count from 1. A DeBiFormer block has the parts pos_embed1, attn1, mlp1, pos_embed2,
-attn2, mlp2; a BiFormer block pos_embed, attn, mlp (the Swin-T layout has no pos_embed).
+Stages and blocks count from 1; a block's or a stage's output is that of its last part. A DeBiFormer
+block has the parts pos_embed1, attn1, mlp1, pos_embed2, attn2, mlp2; a BiFormer block pos_embed, attn,
+mlp (the Swin-T layout has no pos_embed).
 """
 
 from __future__ import annotations
@@ -77,9 +76,8 @@ def routed_sites(card: Card) -> tuple[AttentionSite, ...]:
 
 
 def stream_names(card: Card) -> Iterator[str]:
-    """Every place of the residual stream in order: the parts of each block, then the stage."""
+    """Every place of the residual stream, in order."""
     for i, stage in enumerate(card.stages):
         for j in range(stage.blocks):
             for part in block_parts(card):
                 yield f"{block_name(i, j)}.{part}"
-        yield stage_name(i)

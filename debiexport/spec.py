@@ -89,7 +89,11 @@ def _linear_mlp(key: str, second: int, width: int, ratio: int) -> Spec:
 
 
 def _bra(key: str, width: int) -> Spec:
-    return _conv(f"{key}.lepe", width, 1, 5) | _linear(f"{key}.qkv.qkv", 3 * width, width) | _linear(f"{key}.wo", width, width)
+    return (
+        _conv(f"{key}.lepe", width, 1, 5)
+        | _linear(f"{key}.qkv.qkv", 3 * width, width)
+        | _linear(f"{key}.wo", width, width)
+    )
 
 
 def _full(key: str, width: int) -> Spec:

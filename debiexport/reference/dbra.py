@@ -104,7 +104,8 @@ class DBRA(nn.Module):
         y = (torch.arange(hk, dtype=q.dtype) + 0.5) / hk * 2 - 1
         x = (torch.arange(wk, dtype=q.dtype) + 0.5) / wk * 2 - 1
         centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).to(q.device)  # (Hk, Wk, 2)
-        return (centres + offset.reshape(n, self.groups, hk, wk, 1)).clamp(-1, 1)
+        positions: Tensor = centres + offset.reshape(n, self.groups, hk, wk, 1)
+        return positions.clamp(-1, 1)
 
     def sample(self, x: Tensor, positions: Tensor) -> Tensor:
         """Bilinear samples of x (N, C, H, W) at the agents' positions, group-wise; step 4."""

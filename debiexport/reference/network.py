@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from debiexport.cards import Card, Stage
-from debiexport.names import AFFINITY, ROUTES, attention_parts, block_name, stage_name
+from debiexport.names import AFFINITY, ROUTES, attention_parts, block_name
 from debiexport.reference.bra import BRA
 from debiexport.reference.dbra import DBRA
 from debiexport.reference.full import FullAttention
@@ -122,17 +123,19 @@ class ReferenceNetwork(nn.Module):
         """Logits (N, classes) of normalised images (N, 3, H, W)."""
         trace = trace or Trace()
         x = images
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+        for i, downsample in enumerate(self.downsample_layers):
             x = downsample(x)
-            for block in stage.blocks if isinstance(stage, _SwinStage) else stage.children():
+            for block in self.blocks(i):
                 x = block(x, trace)
-            trace.record(stage_name(i), x)
         return self.head(self.norm(x).mean((2, 3)))  # type: ignore[no-any-return]
 
+    def blocks(self, stage_index: int) -> list[nn.Module]:
+        """The blocks of a stage, in order."""
+        stage = self.stages[stage_index]
+        return list(stage.blocks) if isinstance(stage, _SwinStage) else list(stage.children())
+
     @torch.no_grad()
-    def run(
-        self, images: Tensor, routes: Mapping[str, Tensor] | None = None, *, stream: bool = False
-    ) -> ReferenceRun:
+    def run(self, images: Tensor, routes: Mapping[str, Tensor] | None = None, *, stream: bool = False) -> ReferenceRun:
         """Run without gradients and report the routing.
 
         Args:
@@ -151,7 +154,7 @@ class ReferenceNetwork(nn.Module):
         return ReferenceRun({"logits": logits}, named(ROUTES), named(AFFINITY), kept)
 
 
-def _stems(widths: list[int]) -> list[nn.Module]:
+def _stems(widths: list[int]) -> list[nn.Sequential]:
     stem = nn.Sequential(
         nn.Conv2d(3, widths[0] // 2, 3, stride=2, padding=1),
         nn.BatchNorm2d(widths[0] // 2),
@@ -160,16 +163,13 @@ def _stems(widths: list[int]) -> list[nn.Module]:
         nn.BatchNorm2d(widths[0]),
     )
     return [stem] + [
-        nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b))
-        for a, b in zip(widths, widths[1:], strict=False)
+        nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b)) for a, b in pairwise(widths)
     ]
 
 
-def _swin_stems(widths: list[int]) -> list[nn.Module]:
+def _swin_stems(widths: list[int]) -> list[nn.Sequential]:
     stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, stride=4), nn.BatchNorm2d(widths[0]))
-    return [stem] + [
-        nn.Sequential(nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, stride=2)) for a, b in zip(widths, widths[1:], strict=False)
-    ]
+    return [stem] + [nn.Sequential(nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, stride=2)) for a, b in pairwise(widths)]
 
 
 def _block(card: Card, i: int, j: int, *, swin_layout: bool) -> nn.Module:
@@ -179,8 +179,8 @@ def _block(card: Card, i: int, j: int, *, swin_layout: bool) -> nn.Module:
         for part, kind in zip(attention_parts(card), stage.attention, strict=True)
     ]
     if card.family == "debiformer":
-        return DoubleBlock(name, *mixers, stage)
-    return SingleBlock(name, *mixers, stage, swin_layout=swin_layout)
+        return DoubleBlock(name, mixers[0], mixers[1], stage)
+    return SingleBlock(name, mixers[0], stage, swin_layout=swin_layout)
 
 
 def _mixer(card: Card, stage: Stage, name: str, kind: str) -> nn.Module:

@@ -19,9 +19,7 @@ class Trace:
         stream: whether to record the residual stream as well as the routing.
     """
 
-    def __init__(
-        self, forced: Mapping[str, Tensor] | None = None, *, keep: bool = False, stream: bool = False
-    ) -> None:
+    def __init__(self, forced: Mapping[str, Tensor] | None = None, *, keep: bool = False, stream: bool = False) -> None:
         self.forced = dict(forced or {})
         self.keep = keep
         self.stream = stream

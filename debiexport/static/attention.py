@@ -41,9 +41,7 @@ class StaticRegionAttention(nn.Module):
             self.layout.attention_pointwise(weights[f"{p}.weight"], weights[f"{p}.bias"]) for p in "qkv"
         )
         self.routing = slots.routing(geometry)
-        self.lepe = self.layout.conv(
-            weights["lepe.weight"], weights["lepe.bias"], padding=2, groups=geometry.channels
-        )
+        self.lepe = self.layout.conv(weights["lepe.weight"], weights["lepe.bias"], padding=2, groups=geometry.channels)
         self.proj = self.layout.pointwise(weights["proj.weight"], weights["proj.bias"])
 
     def forward(self, stream: Tensor, taps: Taps) -> Tensor:
@@ -91,7 +89,8 @@ class StaticOffsets(nn.Module):
         """q (N, C, H, W) -> positions (N, G, n, 2), (y, x) in [-1, 1], of the agents before padding."""
         t = self.conv(q).reshape(-1, self.groups, self.group_width, self.centres.shape[2])
         t = F.gelu(self.norm(t.transpose(-2, -1)))  # (N, G, n, C/G)
-        return (self.centres + self.pointwise(t)).clamp(-1, 1)
+        positions: Tensor = self.centres + self.pointwise(t)
+        return positions.clamp(-1, 1)
 
 
 class StaticDBRA(nn.Module):
@@ -137,7 +136,7 @@ class StaticDBRA(nn.Module):
         q = self.q(normed)
         positions = self.offset(q)  # (N, G, n, 2)
 
-        agents = self.sampling(normed, positions).unflatten(-1, self.agent_size)  # (N, C, Hk, Wk)
+        agents = self.sampling(normed, positions).reshape(-1, g.channels, *self.agent_size)  # (N, C, Hk, Wk)
         agents = pad_stream(agents, self.agent_size, self.padded_agent_size)
         agents = self.refine(x, agents, taps)  # (N, Hk, Wk, C)
 
@@ -167,13 +166,13 @@ class StaticDBRA(nn.Module):
         queries = q.reshape(-1, m, d, height * width).transpose(-2, -1)  # (N, M, HW, d)
         k, v = (p(agents).reshape(-1, n, m, d).transpose(1, 2) for p in (self.agent_k, self.agent_v))
         scores = queries @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
-        out = (scores.softmax(-1) @ v).transpose(-2, -1)
+        out: Tensor = (scores.softmax(-1) @ v).transpose(-2, -1)
         return out.reshape(-1, g.channels, height, width)
 
     def _pad_positions(self, positions: Tensor) -> Tensor:
         """Positions (N, G, n, 2) of the padded agents: padding stands at the centre, zero."""
         if self.agent_size == self.padded_agent_size:
             return positions
-        grid = positions.unflatten(2, self.agent_size)
         (hk, wk), (ph, pw) = self.agent_size, self.padded_agent_size
+        grid = positions.reshape(-1, positions.shape[1], hk, wk, 2)
         return F.pad(grid, (0, 0, 0, pw - wk, 0, ph - hk)).flatten(2, 3)

@@ -15,6 +15,7 @@ Everything is computed in float64 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -113,12 +114,11 @@ def _norm(name: str, norm: nn.Module) -> Named:
 def _network(reference: ReferenceNetwork, geometry: Geometry) -> Named:
     yield from _downsampling(reference)
     for i, stage in enumerate(reference.card.stages):
-        blocks = reference.stages[i].blocks if reference.card.family == "biformer_stl" else reference.stages[i]
+        blocks = reference.blocks(i)
         for j in range(stage.blocks):
             name = block_name(i, j)
             parts = {p: geometry.attentions[f"{name}.{p}"] for p in attention_parts(reference.card)}
-            block = blocks[j]  # type: ignore[index]
-            for key, tensor in _block(block, parts):
+            for key, tensor in _block(blocks[j], parts):
                 yield f"{name}.{key}", tensor
     yield from _named("head", fold_batch_norm_before(*_affine(reference.head), reference.norm))
 
@@ -130,7 +130,7 @@ def _downsampling(reference: ReferenceNetwork) -> Named:
         if isinstance(modules[0], nn.BatchNorm2d):  # the Swin-T layout norms before it downsamples
             yield from _named(f"{stage_name(i)}.downsample", fold_batch_norm_before(*_affine(modules[1]), modules[0]))
             continue
-        pairs = [(a, b) for a, b in zip(modules, modules[1:], strict=False) if isinstance(b, nn.BatchNorm2d)]
+        pairs = [(a, b) for a, b in pairwise(modules) if isinstance(b, nn.BatchNorm2d)]
         for n, (conv, norm) in enumerate(pairs, 1):
             name = f"stem.conv{n}" if i == 0 else f"{stage_name(i)}.downsample"
             yield from _named(name, fold_batch_norm_after(*_affine(conv), norm))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def convolution(weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Conv2d:
+def convolution(
+    weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> nn.Conv2d:
     """A Conv2d of weight (out, in / groups, k, k)."""
     out, per_group, kernel, _ = weight.shape
     layer = nn.Conv2d(

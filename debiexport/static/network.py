@@ -140,6 +140,5 @@ class StaticNetwork(nn.Module):
         taps = Taps() if taps is None else taps
         x = self.stem(images)
         for i in range(len(self.geometry.card.stages)):
-            name = stage_name(i)
-            x = taps.record(name, getattr(self, name)(x, taps))
+            x = getattr(self, stage_name(i))(x, taps)
         return self.head(self.layout.pool(x))  # type: ignore[no-any-return]

@@ -31,7 +31,7 @@ class Slots:
         implementation = _named(norm.IMPLEMENTATIONS, "norm", self.lowering.norm)
         return implementation(channels, eps, weights, self.dtype)  # type: ignore[no-any-return]
 
-    def routing(self, geometry: AttentionGeometry) -> nn.Module:
+    def routing(self, geometry: AttentionGeometry) -> routing.Routing:
         """The lowering's routing; none where top-k covers every region, since there is nothing to choose."""
         if geometry.routes_everywhere:
             return routing.EverywhereRouting(geometry)

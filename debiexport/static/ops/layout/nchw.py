@@ -24,7 +24,9 @@ class NCHWLayout:
         """(N, H, W, C) -> (N, C, H, W)"""
         return x.permute(0, 3, 1, 2)
 
-    def conv(self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Module:
+    def conv(
+        self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
+    ) -> nn.Module:
         """A convolution of the stream."""
         return convolution(weight, bias, stride=stride, padding=padding, groups=groups)
 

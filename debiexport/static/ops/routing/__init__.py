@@ -1,14 +1,11 @@
-"""The routing slot: who attends to whom, and the attention itself.
-
-An implementation chooses the order of tokens that suits it: `arrange` puts a map into that order, the
-projections act on it, and `restore` undoes it.
-"""
+"""The routing slot: who attends to whom, and the attention itself; see `base`."""
 
 from __future__ import annotations
 
+from debiexport.static.ops.routing.base import Routing
 from debiexport.static.ops.routing.everywhere import EverywhereRouting
 from debiexport.static.ops.routing.gather import GatherRouting
 
-IMPLEMENTATIONS = {"gather": GatherRouting}
+IMPLEMENTATIONS: dict[str, type[Routing]] = {"gather": GatherRouting}
 
-__all__ = ["IMPLEMENTATIONS", "EverywhereRouting", "GatherRouting"]
+__all__ = ["IMPLEMENTATIONS", "EverywhereRouting", "GatherRouting", "Routing"]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from math import prod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.routing.base import Routing
 from debiexport.static.ops.routing.heads import merge_heads, split_heads
 from debiexport.static.taps import Taps
 
 
-class EverywhereRouting(nn.Module):
+class EverywhereRouting(Routing):
     """Tokens stay in row-major order of the map."""
-
-    exposes: tuple[str, ...] = ()
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
-        """None, or why this implementation cannot serve the geometry."""
+        """None if top-k covers every region, or that it does not."""
         if geometry.routes_everywhere:
             return None
         return f"top-k {geometry.top_k} of {geometry.region_count} regions has to be chosen"

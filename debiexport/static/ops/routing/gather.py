@@ -8,15 +8,16 @@ channels, as in the released code, needs one index per number instead.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
+from debiexport.static.ops.routing.base import Routing
 from debiexport.static.ops.routing.heads import merge_heads, split_heads
 from debiexport.static.taps import Taps
 
 
-class GatherRouting(nn.Module):
+class GatherRouting(Routing):
     """Tokens in region order: regions row-major, tokens inside a region row-major."""
 
     exposes = (AFFINITY, ROUTES)

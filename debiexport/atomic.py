@@ -1,0 +1,146 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from debiexport.errors import DebiexportError, OutputError
+
+UNVERIFIED = ".unverified"
+
+
+class StagedFolder:
+    """A temporary folder beside its destination, filled and then renamed; see `staged_folder`."""
+
+    def __init__(self, path: Path, destination: Path) -> None:
+        self.path, self.destination = path, destination
+
+    def commit(self) -> Path:
+        """Put the folder in its place, replacing what is there, and return the place."""
+        return _move_into_place(self.path, self.destination)
+
+    def commit_unverified(self) -> Path:
+        """Put the folder beside its place, marked as not to be used, and return where."""
+        return _move_into_place(self.path, self.destination.with_name(self.destination.name + UNVERIFIED))
+
+
+def check_destination(destination: Path, *, force: bool, marker: str) -> None:
+    """Refuse a destination that exists.
+
+    Args:
+        destination: a folder that is to be written.
+        force: whether an existing folder may be replaced; only one that holds `marker` may, so that a
+            mistyped path never deletes somebody's work.
+
+    Raises:
+        OutputError: it exists.
+    """
+    if not destination.exists() and not destination.is_symlink():
+        return
+    if not force:
+        raise OutputError(f"--output {destination} exists: choose another folder, or replace it with --force")
+    if not destination.is_dir() or destination.is_symlink():
+        raise OutputError(f"--output {destination} is not a folder: choose another path")
+    if any(destination.iterdir()) and not (destination / marker).is_file():
+        raise OutputError(f"--output {destination} holds no {marker}, so --force does not replace it: choose another")
+
+
+@contextmanager
+def staged_folder(destination: Path, *, force: bool = False, marker: str) -> Iterator[StagedFolder]:
+    """Write a folder so that nothing half-written survives an error, a full disk or a signal.
+
+    The body fills `staged.path` and ends with `staged.commit()` or `staged.commit_unverified()`; whatever
+    is not committed is removed.
+
+    Args:
+        destination: the folder to be.
+        force: replace an existing folder that holds `marker`.
+        marker: name of a file that every such folder holds.
+
+    Raises:
+        OutputError: the destination exists, or cannot be written.
+    """
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow links
+    check_destination(destination, force=force, marker=marker)
+    made: list[Path] = []
+    temporary: Path | None = None
+    try:
+        try:
+            made = _make_parents(destination.parent)
+            temporary = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
+            temporary.chmod(0o755 & ~_umask())
+        except OSError as error:
+            raise _explain(error, destination) from error
+        try:
+            yield StagedFolder(temporary, destination)
+        except OSError as error:
+            raise _explain(error, destination) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for folder in reversed(made):
+            with suppress(OSError):  # not empty: something was committed there
+                folder.rmdir()
+
+
+def _explain(error: OSError, destination: Path) -> DebiexportError:
+    where = error.filename or destination
+    return OutputError(
+        f"--output {destination} cannot be written ({error.strerror or error}, at {where}):"
+        " free some space or choose another folder"
+    )
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Create a folder and its parents; returns those that were not there, outermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return missing[::-1]
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _move_into_place(source: Path, destination: Path) -> Path:
+    with _signals_held():
+        if not destination.exists():
+            source.rename(destination)
+            return destination
+        # Two renames, the old folder aside and the new one in; signals wait meanwhile.
+        aside = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".old", dir=destination.parent))
+        destination.rename(aside / "old")
+        try:
+            source.rename(destination)
+        except OSError:
+            (aside / "old").rename(destination)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return destination
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is done."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,96 @@
+"""Bundles: a folder with a manifest and the artifacts it lists, refused if a byte has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from debiexport.atomic import UNVERIFIED
+from debiexport.errors import BundleError, UsageError
+from debiexport.geometry import Geometry
+from debiexport.manifest import Artifact, Manifest, read_manifest
+from debiexport.runtimes.ort import OrtRuntime, refuse_external_data
+
+MODEL, GOLDEN = "model", "golden"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are those of its manifest.
+
+    Attributes:
+        path: its folder.
+        manifest: what it holds.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry.of(self.manifest.card, self.manifest.image_size)
+
+    def file(self, role: str) -> Path:
+        """Path of the first artifact of a role."""
+        return self.path / self.manifest.artifact(role).path
+
+    def runtime(self, threads: int | None = None) -> OrtRuntime:
+        """The model, loaded.
+
+        Raises:
+            BundleError: the runtime refuses it.
+        """
+        return OrtRuntime(self.file(MODEL), threads)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check every file against its hash.
+
+    Raises:
+        UsageError: no such folder.
+        BundleError: a file is missing, truncated or altered, or points outside the folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"no bundle at {folder}: give the folder that `debiexport onnx` wrote")
+    bundle = Bundle(folder, read_manifest(folder))
+    for artifact in bundle.manifest.artifacts:
+        _check_file(folder, artifact)
+    refuse_external_data(bundle.file(MODEL))
+    return bundle
+
+
+def is_unverified(bundle: Bundle) -> bool:
+    """Whether the bundle was left by an export that lost parity."""
+    return bundle.path.name.endswith(UNVERIFIED) or bundle.manifest.parity.get("ok") is not True
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_file(path: Path, role: str, **model: object) -> Artifact:
+    """The manifest's entry for a file that has been written."""
+    return Artifact(role, path.name, sha256_of(path), path.stat().st_size, **model)  # type: ignore[arg-type]
+
+
+def _check_file(folder: Path, artifact: Artifact) -> None:
+    path = folder / artifact.path
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{folder} lacks {artifact.path}: copy the whole folder, or export again")
+    try:
+        size, digest = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    if size != artifact.bytes:
+        raise BundleError(
+            f"{path} has {size} bytes, the manifest says {artifact.bytes}: copy it again, or export again"
+        )
+    if digest != artifact.sha256:
+        raise BundleError(
+            f"{path} was altered: its SHA-256 is {digest[:12]}…, the manifest says {artifact.sha256[:12]}…;"
+            " copy it again, or export again"
+        )

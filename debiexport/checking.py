@@ -1,0 +1,142 @@
+"""`check`: prove a bundle again, anywhere, and measure its accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from debiexport.bundle import GOLDEN, Bundle, open_bundle, sha256_of
+from debiexport.cards import shipped_checkpoint
+from debiexport.errors import ParityError
+from debiexport.extras import EXPORT, missing, require
+from debiexport.parity import ParityReport
+from debiexport.prediction import Accuracy, evaluate
+from debiexport.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A bundle that holds what its manifest says.
+
+    Attributes:
+        path: its folder.
+        parity: what was measured.
+        accuracy: on a folder of images, if one was given.
+        notes: what a user should know.
+    """
+
+    path: Path
+    parity: ParityReport
+    accuracy: Accuracy | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "bundle": str(self.path),
+            "parity": self.parity.to_dict(),
+            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.parity}" + (f"; {self.accuracy}" if self.accuracy else "")
+
+
+class CheckFailed(ParityError):
+    """A bundle that lost parity.
+
+    Attributes:
+        parity: what was measured.
+    """
+
+    def __init__(self, path: Path, parity: ParityReport) -> None:
+        super().__init__(f"{path}: {parity}; do not deploy it, export again")
+        self.path, self.parity = path, parity
+
+
+def check(
+    bundle: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    evaluate_on: str | Path | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> CheckResult:
+    """Check a bundle's files and its parity.
+
+    With a checkpoint (and torch) the reference is recomputed; so it is where the weights can be had
+    without one, since they ship with the card or are seeded random. Otherwise the stored answers judge.
+
+    Args:
+        bundle: a bundle's folder.
+        checkpoint: the file it was exported from.
+        evaluate_on: a folder of class folders, to measure top-1 and top-5 on.
+        threads: of the runtime; None lets it choose.
+        progress: called with a line at each step.
+
+    Raises:
+        UsageError: no such folder or file.
+        BundleError: a file is missing, truncated or altered.
+        MissingDependencyError: a checkpoint was given and torch is not installed.
+        CheckFailed: parity is lost.
+    """
+    progress(f"checking the files of {bundle}")
+    opened = open_bundle(bundle)
+    notes: list[str] = []
+    source = _checkpoint_of(opened, checkpoint, notes)
+    if source is None:
+        from debiexport.golden import judge_golden, read_golden
+
+        progress("comparing with the stored answers of the reference")
+        golden = read_golden(opened.file(GOLDEN), opened.geometry)
+        report = judge_golden(opened.runtime(threads), golden, opened.geometry)
+    else:
+        progress("recomputing the reference and comparing route by route")
+        report = _judge_in_full(opened, source or None, threads)
+    if not report.ok:
+        raise CheckFailed(opened.path, report)
+    accuracy = None
+    if evaluate_on is not None:
+        accuracy = evaluate(opened, evaluate_on, threads=threads, progress=progress)
+    return CheckResult(opened.path, report, accuracy, (*notes, *report.notes))
+
+
+_RANDOM = ""
+
+
+def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -> str | Path | None:
+    """The checkpoint to recompute the reference from, `_RANDOM` for random weights, None for neither."""
+    manifest = bundle.manifest
+    if given is not None:
+        require(EXPORT, "checking against a checkpoint", "export")
+        path = Path(given)
+        if path.is_file() and sha256_of(path) != manifest.checkpoint_sha256:
+            notes.append(f"{path.name} is not the very file of the export ({manifest.checkpoint}): parity decides")
+        return given
+    if missing(EXPORT):
+        notes.append("torch is not installed here: judged by the stored answers")
+        return None
+    if manifest.checkpoint_sha256 is None:
+        return _RANDOM
+    shipped = shipped_checkpoint(manifest.card.name)
+    if shipped is not None and sha256_of(shipped) == manifest.checkpoint_sha256:
+        return shipped
+    notes.append("judged by the stored answers; give --checkpoint to recompute the reference")
+    return None
+
+
+def _judge_in_full(bundle: Bundle, checkpoint: str | Path | None, threads: int | None) -> ParityReport:
+    from debiexport.checkpoint import random_checkpoint, read_checkpoint
+    from debiexport.loading import build_reference
+    from debiexport.oracle import Oracle
+    from debiexport.parity import judge
+    from debiexport.parity_inputs import parity_images
+
+    card, size = bundle.manifest.card, bundle.manifest.image_size
+    if checkpoint is None:
+        weights = random_checkpoint(card)
+    else:
+        weights = read_checkpoint(checkpoint, card, num_classes=card.num_classes)
+    oracle = Oracle(build_reference(weights, size))
+    return judge(bundle.runtime(threads), oracle, bundle.geometry, parity_images(card.preprocessing, size)).report

@@ -1,0 +1,109 @@
+"""Entry point: commands, exit codes, signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from debiexport._version import __version__
+from debiexport.cli import check, doctor, models, onnx, predict
+from debiexport.cli.output import OUTPUT
+from debiexport.errors import DebiexportError, Interrupted, ParityError, UsageError
+
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 a bug of debiexport, 2 usage, 3 parity lost, 4 bad input file,"
+    " 5 missing package or platform, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="debiexport",
+    help="DeBiFormer and BiFormer checkpoints become verified deployment bundles.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("onnx")(onnx.command)
+app.command("check")(check.command)
+app.command("predict")(predict.command)
+app.command("models")(models.command)
+app.command("doctor")(doctor.command)
+
+# typer's base of errors in options: a message and no exit of its own.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"debiexport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; no exception leaves this function."""
+    # Known before the options are parsed, so that errors in them are reported as asked for.
+    OUTPUT.configure(as_json="--json" in arguments, debug="--debug" in arguments)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(arguments)
+    except (KeyboardInterrupt, Interrupted):
+        return _fail(Interrupted("interrupted: nothing was left behind"))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = app(arguments, prog_name="debiexport", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, Interrupted):
+        raise
+    except typer.Abort as error:
+        raise Interrupted from error
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except DebiexportError as error:
+        return _fail(error)
+    except _CommandLineError as error:
+        return _fail(UsageError(f"{error.format_message().rstrip('.')}; see debiexport --help"))
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; there is nobody left to tell
+        return 1
+    except MemoryError as error:
+        return _fail(DebiexportError("out of memory: choose a smaller image size or batch"), error)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"[:300]
+        return _fail(DebiexportError(f"a bug of debiexport ({text}): please report it with --debug's output"), error)
+
+
+def _fail(error: DebiexportError, cause: BaseException | None = None) -> int:
+    if OUTPUT.debug:
+        traceback.print_exception(cause or error)
+    parity = getattr(error, "parity", None)
+    details = {"parity": parity.to_dict()} if isinstance(error, ParityError) and parity is not None else None
+    OUTPUT.failure(str(error), error.exit_code, details)
+    return error.exit_code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("terminated")

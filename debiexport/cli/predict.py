@@ -1,0 +1,30 @@
+"""`debiexport predict`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from debiexport.cli.options import BundleArgument, Debug, Json, Quiet, Threads, check_threads
+from debiexport.cli.output import OUTPUT
+
+
+def command(
+    bundle: BundleArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option("--top", metavar="N", help="Classes per image.")] = 5,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Classify images with a bundle."""
+    OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
+    from debiexport.prediction import predict
+
+    result = predict(bundle, images, top=top, threads=check_threads(threads))
+    for note in result.notes:
+        OUTPUT.note(note)
+    OUTPUT.result("\n".join(map(str, result.predictions)), result.to_dict())

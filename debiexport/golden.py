@@ -1,0 +1,192 @@
+"""`golden.npz`: inputs and the reference's answers, so that a bundle can be checked without torch.
+
+It holds what the forced reference answered at the export, the artifact's routes there, and how close each
+choice of regions was. On another machine an artifact may take the other side of a near-tie; everything
+after that flip then differs for a good reason, and without the reference it cannot be told from a fault.
+Such an image is judged up to the flip, and named.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from debiexport.errors import BundleError
+from debiexport.geometry import AttentionGeometry, Geometry
+from debiexport.parity import (
+    BlockParity,
+    Judgement,
+    ParityReport,
+    batches_to_try,
+    index_groups,
+    output_parity,
+)
+from debiexport.routes import are_valid, route_sets
+from debiexport.runtimes.base import Array, Arrays, Runtime
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The content of a golden file.
+
+    Attributes:
+        names: of the images.
+        images: (P, 3, H, W) float32, normalised.
+        logits: (P, classes) of the reference in float32 with the artifact's routes.
+        routes: (P, R, k) by attention.
+        gaps: (P, R) between the k-th and (k+1)-th affinity of the reference, by attention.
+        tie_limits: gap that rounding explains, by attention.
+        noise_floor, tolerance: of the outputs' relative error.
+        precision: of the artifact.
+    """
+
+    names: tuple[str, ...]
+    images: Array
+    logits: Array
+    routes: Arrays
+    gaps: Arrays
+    tie_limits: dict[str, float]
+    noise_floor: float
+    tolerance: float
+    precision: str
+
+
+def write_golden(path: Path, judgement: Judgement) -> None:
+    """Write what a judgement rests on."""
+    images, report = judgement.images, judgement.report
+    meta = {
+        "names": [image.name for image in images],
+        "tie_limits": judgement.tie_limits,
+        "noise_floor": report.noise_floor,
+        "tolerance": report.tolerance,
+        "precision": report.precision,
+    }
+    arrays: Arrays = {
+        "meta": np.array(json.dumps(meta)),
+        "images": np.stack([image.image for image in images]),
+        "logits": np.stack([image.logits for image in images]),
+    }
+    for name in judgement.tie_limits:
+        arrays[f"routes/{name}"] = np.stack([image.routes[name] for image in images]).astype(np.int32)
+        arrays[f"gaps/{name}"] = np.stack([image.gaps[name] for image in images])
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_golden(path: Path, geometry: Geometry) -> Golden:
+    """Read a golden file whose hash has been checked.
+
+    Raises:
+        BundleError: it is damaged, or belongs to another network.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            meta = json.loads(str(data["meta"]))
+            choosing = [a for a in geometry.routed if not a.routes_everywhere]
+            golden = Golden(
+                names=tuple(meta["names"]),
+                images=data["images"],
+                logits=data["logits"],
+                routes={a.name: data[f"routes/{a.name}"] for a in choosing},
+                gaps={a.name: data[f"gaps/{a.name}"] for a in choosing},
+                tie_limits={a.name: float(meta["tie_limits"][a.name]) for a in choosing},
+                noise_floor=float(meta["noise_floor"]),
+                tolerance=float(meta["tolerance"]),
+                precision=str(meta["precision"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} is damaged ({error}): export again") from error
+    expected = (len(golden.names), 3, *geometry.image_size)
+    if golden.images.shape != expected:
+        raise BundleError(f"{path} holds images of shape {golden.images.shape}, expected {expected}: export again")
+    return golden
+
+
+@dataclass
+class _Tally:
+    """Adds up what the runs say of one routed attention."""
+
+    geometry: AttentionGeometry
+    rows: int = 0
+    near_ties: int = 0
+    wrong: int = 0
+
+    def add(self, routes: Array, golden_routes: Array, gaps: Array, tie_limit: float) -> bool:
+        """Compare (R, k) routes; whether they are the golden ones."""
+        valid = are_valid(routes[None], self.geometry)[0]
+        safe = np.where(valid[:, None], routes, golden_routes)
+        differs = (route_sets(safe, self.geometry) != route_sets(golden_routes, self.geometry)).any(-1)
+        near = differs & (gaps <= tie_limit)
+        self.rows += len(valid)
+        self.near_ties += int(near.sum())
+        self.wrong += int((differs & ~near).sum() + (~valid).sum())
+        return not (differs.any() or (~valid).any())
+
+    def result(self) -> BlockParity:
+        g = self.geometry
+        agreement = (self.rows - self.near_ties - self.wrong) / self.rows if self.rows else 1.0
+        return BlockParity(g.name, g.region_count, g.top_k, self.rows, agreement, self.near_ties, self.wrong)
+
+
+def judge_golden(runtime: Runtime, golden: Golden, geometry: Geometry) -> ParityReport:
+    """Measure an artifact against the stored answers.
+
+    Args:
+        runtime: the artifact; run at its own batch, or at 1, 2 and 5 if its batch is dynamic.
+        golden: the stored answers.
+        geometry: sizes of the network.
+
+    Raises:
+        BundleError: the artifact lacks a tensor that its routing is judged by.
+    """
+    tallies = {a.name: _Tally(a) for a in geometry.routed}
+    choosing = [a for a in geometry.routed if not a.routes_everywhere]
+    flipped: dict[str, str] = {}
+    outputs = []
+    for batch in batches_to_try(runtime):
+        judged: list[tuple[Array, Array]] = []
+        for indices in index_groups(len(golden.names), batch):
+            logits, routes = _run(runtime, golden.images[indices], choosing)
+            for i, image in enumerate(indices):
+                flip = _first_flip({n: r[i] for n, r in routes.items()}, golden, image, tallies)
+                if flip is None:
+                    judged.append((logits[i : i + 1], golden.logits[image : image + 1]))
+                else:
+                    flipped.setdefault(golden.names[image], flip)
+        if judged:
+            outputs.append(output_parity(batch, judged))
+    notes = [
+        f"image {name!r} takes the other side of a near-tie at {place}: what follows cannot be judged without"
+        " the reference; check with --checkpoint"
+        for name, place in flipped.items()
+    ]
+    return ParityReport(
+        method="golden",
+        precision=golden.precision,
+        noise_floor=golden.noise_floor,
+        tolerance=golden.tolerance,
+        outputs=tuple(outputs),
+        blocks=tuple(tally.result() for tally in tallies.values()),
+        notes=tuple(notes),
+    )
+
+
+def _run(runtime: Runtime, images: Array, choosing: Sequence[AttentionGeometry]) -> tuple[Array, Arrays]:
+    logits = runtime.run({"images": images})["logits"]
+    inside = runtime.run({"images": images}, [a.site.routes for a in choosing]) if choosing else {}
+    return logits, {a.name: inside[a.site.routes] for a in choosing}
+
+
+def _first_flip(routes: Arrays, golden: Golden, image: int, tallies: dict[str, _Tally]) -> str | None:
+    """Name of the first attention whose routes are not the golden ones; later ones are not compared."""
+    for name, chosen in routes.items():
+        if not tallies[name].add(chosen, golden.routes[name][image], golden.gaps[name][image], golden.tie_limits[name]):
+            return name
+    return None

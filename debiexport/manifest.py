@@ -1,0 +1,202 @@
+"""`manifest.json`: what a bundle holds and what is known of it.
+
+It has no timestamps and no paths of the machine that wrote it: the same export gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from debiexport.cards import Card, card_from_dict
+from debiexport.errors import BundleError, CardError
+from debiexport.lowerings import Lowering
+
+FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: its name, numpy dtype and shape, None for a dynamic batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file of a bundle.
+
+    Attributes:
+        role: "model" or "golden".
+        path: file name inside the bundle's folder.
+        sha256: of the file.
+        bytes: its size.
+        batch: the batch a model takes; None for any. None for other roles too.
+        precision: of a model's arithmetic, "" for other roles.
+        opset: of an ONNX model, None for others.
+        inputs, outputs: of a model.
+    """
+
+    role: str
+    path: str
+    sha256: str
+    bytes: int
+    batch: int | None = None
+    precision: str = ""
+    opset: int | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"role": self.role, "path": self.path, "sha256": self.sha256, "bytes": self.bytes}
+        if self.role == "model":
+            out |= {
+                "batch": "dynamic" if self.batch is None else self.batch,
+                "precision": self.precision,
+                "opset": self.opset,
+                "inputs": [t.to_dict() for t in self.inputs],
+                "outputs": [t.to_dict() for t in self.outputs],
+            }
+        return out
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest.
+
+    Attributes:
+        target: "onnx".
+        card: with the options of the export applied.
+        checkpoint: description of the weights, as "debi_tiny.pth" or "random, seed 0".
+        checkpoint_sha256: of the checkpoint's file, None for random weights.
+        image_size: (height, width).
+        artifacts: every file of the bundle but the manifest.
+        lowering: implementation of each slot.
+        versions: of the packages that made it.
+        labels: one per class, or None.
+        parity: the report of the export, as `ParityReport.to_dict` writes it.
+    """
+
+    target: str
+    card: Card
+    checkpoint: str
+    checkpoint_sha256: str | None
+    image_size: tuple[int, int]
+    artifacts: tuple[Artifact, ...]
+    lowering: Lowering
+    versions: dict[str, str]
+    labels: tuple[str, ...] | None
+    parity: dict[str, Any]
+
+    def artifact(self, role: str) -> Artifact:
+        """The first artifact of a role.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for artifact in self.artifacts:
+            if artifact.role == role:
+                return artifact
+        raise BundleError(f"the manifest lists no {role}: export again")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "target": self.target,
+            "card": self.card.to_dict(),
+            "checkpoint": {"description": self.checkpoint, "sha256": self.checkpoint_sha256},
+            "image_size": list(self.image_size),
+            "artifacts": [artifact.to_dict() for artifact in self.artifacts],
+            "lowering": self.lowering.to_dict(),
+            "preprocessing": self.card.preprocessing.to_dict(),
+            "labels": None if self.labels is None else list(self.labels),
+            "versions": dict(sorted(self.versions.items())),
+            "parity": self.parity,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle's manifest.
+
+    Raises:
+        BundleError: it is missing, no manifest, or of a format this version does not know.
+    """
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} has {path.stat().st_size} bytes: it is no manifest of debiexport")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} has no {MANIFEST}: it is not a bundle, or it is incomplete") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): export again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise BundleError(f"{path} is not a manifest of debiexport: export again")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format version {data.get('format_version')!r}, this debiexport reads {FORMAT_VERSION}:"
+            " use the version that wrote it, or export again"
+        )
+    try:
+        return _manifest(data, str(path))
+    except CardError as error:
+        raise BundleError(f"{error}; export again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path} is damaged ({type(error).__name__}: {error}): export again") from error
+
+
+def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
+    height, width = (int(side) for side in data["image_size"])
+    labels = data["labels"]
+    slots = data["lowering"]
+    return Manifest(
+        target=str(data["target"]),
+        card=card_from_dict(data["card"], f"{where}: card"),
+        checkpoint=str(data["checkpoint"]["description"]),
+        checkpoint_sha256=data["checkpoint"]["sha256"],
+        image_size=(height, width),
+        artifacts=tuple(_artifact(entry, where) for entry in data["artifacts"]),
+        lowering=Lowering(**{key: str(value) for key, value in slots.items()}),
+        versions={str(k): str(v) for k, v in data["versions"].items()},
+        labels=None if labels is None else tuple(str(label) for label in labels),
+        parity=dict(data["parity"]),
+    )
+
+
+def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
+    path = str(entry["path"])
+    if Path(path).name != path or path in ("", ".", "..", MANIFEST) or "\\" in path:
+        raise BundleError(f"{where} lists the artifact {path!r}: only files inside the bundle are read")
+    batch = entry.get("batch")
+    return Artifact(
+        role=str(entry["role"]),
+        path=path,
+        sha256=str(entry["sha256"]),
+        bytes=int(entry["bytes"]),
+        batch=batch if isinstance(batch, int) else None,
+        precision=str(entry.get("precision", "")),
+        opset=entry.get("opset"),
+        inputs=tuple(_tensor(t) for t in entry.get("inputs", ())),
+        outputs=tuple(_tensor(t) for t in entry.get("outputs", ())),
+    )
+
+
+def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
+    shape = tuple(None if side is None else int(side) for side in entry["shape"])
+    return TensorSpec(str(entry["name"]), str(entry["dtype"]), shape)

@@ -1,0 +1,353 @@
+"""Parity: does the artifact compute what the checkpoint means? Judged with the routing in mind.
+
+Top-k makes small errors jump: a rounding error that flips one near-tie changes everything after it. So
+the artifact runs first; the reference then runs **forced to the artifact's routes**. Outputs are compared
+with that run, in which nothing jumps. Each routed block's own choice is compared in the same run, in which
+nothing upstream differs: a different set of regions is a near-tie if the affinities involved are closer
+than the block's affinity error, and an error otherwise. One legitimate flip so neither condemns the blocks
+after it nor hides in a wide tolerance.
+
+Tolerances are not chosen but measured: `FACTOR` times the reference's own rounding noise, float32 against
+float64 with the same routes, on the same images; for the outputs and for each block's affinities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from debiexport.geometry import AttentionGeometry, Geometry
+from debiexport.metrics import cosine, psnr_db, relative_error, top_agreement
+from debiexport.oracle import Answer, Oracle
+from debiexport.parity_inputs import ParityImage
+from debiexport.routes import are_valid, compare_routes, route_gaps
+from debiexport.runtimes.base import Array, Arrays, Runtime
+
+FACTOR = 8.0
+"""How many times the reference's own rounding noise an artifact of the same precision may be off."""
+
+EPSILON = float(np.finfo(np.float32).eps)
+DYNAMIC_BATCHES = (1, 2, 5)
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """The outputs at one batch size against the forced reference; see `metrics` for the definitions."""
+
+    batch: int
+    images: int
+    finite: bool
+    relative_error: float
+    psnr_db: float
+    cosine: float
+    top1_agreement: float
+    top5_agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch}: relative error {self.relative_error:.1e}, PSNR {self.psnr_db:.1f} dB,"
+            f" cosine {self.cosine:.9f}, top-1 {self.top1_agreement:.0%}, top-5 {self.top5_agreement:.0%}"
+            f" of {self.images} images"
+        )
+
+
+@dataclass(frozen=True)
+class BlockParity:
+    """The routes of one attention.
+
+    Affinity errors are the largest absolute difference over the largest spread (max - min of a row).
+
+    Attributes:
+        name: stable name of the attention.
+        regions: R, regions that route.
+        top_k: regions each of them attends to.
+        rows: query regions compared, over all images and batch sizes; 0 where there is nothing to choose.
+        agreement: share of rows with the same set of regions.
+        near_ties: rows that differ within rounding.
+        wrong: rows that differ by more, or hold no valid set.
+        min_margin: smallest margin of the reference's rows; None where there is nothing to choose.
+        affinity_error: of the artifact against the forced reference; None where not measured.
+        noise_floor: of the reference, float32 against float64.
+        tolerance: what `affinity_error` may be.
+    """
+
+    name: str
+    regions: int
+    top_k: int
+    rows: int = 0
+    agreement: float = 1.0
+    near_ties: int = 0
+    wrong: int = 0
+    min_margin: float | None = None
+    affinity_error: float | None = None
+    noise_floor: float | None = None
+    tolerance: float | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether top-k leaves anything to choose."""
+        return self.top_k < self.regions
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with this block, if anything."""
+        if self.chooses and self.rows == 0:
+            return f"{self.name}: its routes are missing from the artifact"
+        if self.wrong:
+            return f"{self.name}: {self.wrong} of {self.rows} regions are routed wrongly"
+        if self.affinity_error is not None and self.tolerance is not None and not self.affinity_error <= self.tolerance:
+            return f"{self.name}: affinity error {self.affinity_error:.1e} is above {self.tolerance:.1e}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        if not self.chooses:
+            return f"{self.name}: all {self.regions} regions, nothing to choose"
+        text = f"{self.name}: {self.agreement:.2%} of {self.rows} rows agree, {self.near_ties} near-ties"
+        return text + (f", {self.wrong} WRONG" if self.wrong else "")
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What was measured and whether it is good enough.
+
+    Attributes:
+        method: "reference" (recomputed, routes forced) or "golden" (against the stored answers).
+        precision: of the artifact.
+        noise_floor: of the outputs.
+        tolerance: what the outputs' relative error may be.
+        outputs: one entry a batch size.
+        blocks: every routed attention, in order.
+        notes: what limits the judgement.
+    """
+
+    method: str
+    precision: str
+    noise_floor: float
+    tolerance: float
+    outputs: tuple[OutputParity, ...]
+    blocks: tuple[BlockParity, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def failures(self) -> list[str]:
+        """Every reason for which parity is lost; empty if it holds."""
+        found = []
+        for output in self.outputs:
+            if not output.finite:
+                found.append(f"batch {output.batch}: outputs are not finite")
+            elif not output.relative_error <= self.tolerance:
+                found.append(
+                    f"batch {output.batch}: relative error {output.relative_error:.1e} is above {self.tolerance:.1e}"
+                )
+        if not self.outputs:
+            found.append("no output could be compared")
+        return found + [block.failure for block in self.blocks if block.failure]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "method": self.method,
+            "precision": self.precision,
+            "noise_floor": _plain(self.noise_floor),
+            "tolerance": _plain(self.tolerance),
+            "outputs": [output.to_dict() for output in self.outputs],
+            "routes": [block.to_dict() for block in self.blocks],
+            "failures": self.failures,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        if not self.ok:
+            return f"parity is lost: {self.failures[0]}"
+        worst = max(output.relative_error for output in self.outputs)
+        return f"parity holds: relative error {worst:.1e}, tolerance {self.tolerance:.1e}"
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: six significant digits, and None for what JSON has no number for."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """One image as the artifact and the forced reference saw it: what a golden file keeps.
+
+    Attributes:
+        name: of the image.
+        image: (3, H, W) float32.
+        logits: (classes,) of the reference in float32 with the artifact's routes.
+        routes: (R, k) of the artifact by attention.
+        gaps: (R,) between the k-th and (k+1)-th affinity of the reference, by attention.
+    """
+
+    name: str
+    image: Array
+    logits: Array
+    routes: dict[str, Array]
+    gaps: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A report, the images it rests on, and per attention the gap that rounding explains."""
+
+    report: ParityReport
+    images: tuple[JudgedImage, ...]
+    tie_limits: dict[str, float]
+
+
+class _BlockTally:
+    """Adds up what the runs say of one routed attention."""
+
+    def __init__(self, geometry: AttentionGeometry) -> None:
+        self.geometry = geometry
+        self.pairs: list[tuple[Array, Array]] = []  # (routes, reference affinity), both of one image
+        self.error = self.noise = self.width = 0.0
+        self.magnitude = 0.0
+
+    def add(self, routes: Array, affinity: Array, answer: Answer) -> None:
+        reference, wide = answer.affinities[self.geometry.name], answer.wide_affinities[self.geometry.name]
+        self.pairs.append((routes, reference))
+        difference = float(np.abs(affinity.astype(np.float64) - reference).max())
+        self.error = max(self.error, difference if math.isfinite(difference) else math.inf)
+        self.noise = max(self.noise, float(np.abs(wide - reference).max()))
+        self.width = max(self.width, float((reference.max(-1) - reference.min(-1)).max()))
+        self.magnitude = max(self.magnitude, float(np.abs(reference).max()))
+
+    @property
+    def tolerance(self) -> float:
+        """What the affinity error may be, in the affinity's unit."""
+        return FACTOR * max(self.noise, EPSILON * self.magnitude)
+
+    @property
+    def tie_limit(self) -> float:
+        """Two affinities closer than this may change places: each is off by the affinity error at most."""
+        return 2 * min(self.error, self.tolerance)
+
+    def result(self) -> BlockParity:
+        g = self.geometry
+        if not self.pairs:
+            return BlockParity(g.name, g.region_count, g.top_k)
+        routes, affinities = (np.concatenate(arrays) for arrays in zip(*self.pairs, strict=True))
+        count = compare_routes(routes, affinities, g, self.tie_limit)
+        unit = max(self.width, float(np.finfo(np.float32).tiny))
+        return BlockParity(
+            name=g.name,
+            regions=g.region_count,
+            top_k=g.top_k,
+            rows=count.rows,
+            agreement=count.agreement,
+            near_ties=count.near_ties,
+            wrong=count.wrong,
+            min_margin=count.min_margin,
+            affinity_error=self.error / unit,
+            noise_floor=self.noise / unit,
+            tolerance=self.tolerance / unit,
+        )
+
+
+def judge(
+    runtime: Runtime,
+    oracle: Oracle,
+    geometry: Geometry,
+    images: Sequence[ParityImage],
+    precision: str = "float32",
+) -> Judgement:
+    """Measure an artifact against the reference recomputed from the checkpoint.
+
+    Args:
+        runtime: the artifact; run at its own batch, or at 1, 2 and 5 if its batch is dynamic.
+        oracle: the reference.
+        geometry: sizes of the network.
+        images: normalised inputs.
+        precision: of the artifact, for the report.
+
+    Raises:
+        BundleError: the artifact lacks a tensor that its routing is judged by.
+    """
+    choosing = [a for a in geometry.routed if not a.routes_everywhere]
+    tallies = {a.name: _BlockTally(a) for a in geometry.routed}
+    taps = [name for a in choosing for name in (a.site.affinity, a.site.routes)]
+    outputs: list[OutputParity] = []
+    kept: dict[str, JudgedImage] = {}
+    floor = EPSILON
+    for batch in batches_to_try(runtime):
+        pairs = []
+        for indices in index_groups(len(images), batch):
+            group = [images[i] for i in indices]
+            stacked = np.stack([image.tensor for image in group])
+            logits = runtime.run({"images": stacked})["logits"]
+            inside = runtime.run({"images": stacked}, taps)
+            for i, image in enumerate(group):
+                routes = {a.name: inside[a.site.routes][i : i + 1] for a in choosing}
+                safe = {a.name: _safe(routes[a.name], a) for a in choosing}
+                answer = oracle.forced(image.tensor, safe)
+                floor = max(floor, relative_error(answer.logits, answer.wide_logits))
+                pairs.append((logits[i : i + 1], answer.logits))
+                for a in choosing:
+                    tallies[a.name].add(routes[a.name], inside[a.site.affinity][i : i + 1], answer)
+                kept.setdefault(image.name, _judged(image, answer, safe, choosing))
+        outputs.append(output_parity(batch, pairs))
+    report = ParityReport(
+        method="reference",
+        precision=precision,
+        noise_floor=floor,
+        tolerance=FACTOR * floor,
+        outputs=tuple(outputs),
+        blocks=tuple(tally.result() for tally in tallies.values()),
+    )
+    return Judgement(report, tuple(kept.values()), {a.name: 2 * tallies[a.name].tolerance for a in choosing})
+
+
+def batches_to_try(runtime: Runtime) -> Sequence[int]:
+    """The artifact's own batch, or three of them where any is taken."""
+    return DYNAMIC_BATCHES if runtime.batch is None else (runtime.batch,)
+
+
+def index_groups(count: int, batch: int) -> list[list[int]]:
+    """Indices of full batches, wrapping round; at batch 1 every image has one."""
+    starts = range(0, max(1, count // batch) * batch, batch)
+    return [[(start + i) % count for i in range(batch)] for start in starts]
+
+
+def _safe(routes: Array, geometry: AttentionGeometry) -> Array:
+    """Routes that can be forced: invalid rows, which are counted as wrong, become the first k regions."""
+    valid = are_valid(routes, geometry)
+    return np.where(valid[..., None], routes, np.arange(geometry.top_k))
+
+
+def _judged(image: ParityImage, answer: Answer, routes: Arrays, choosing: Sequence[AttentionGeometry]) -> JudgedImage:
+    gaps = {a.name: route_gaps(answer.affinities[a.name], a)[0].astype(np.float32) for a in choosing}
+    return JudgedImage(image.name, image.tensor, answer.logits[0], {n: r[0] for n, r in routes.items()}, gaps)
+
+
+def output_parity(batch: int, pairs: Sequence[tuple[Array, Array]]) -> OutputParity:
+    """Compare pairs of (artifact, reference) logits (1, classes), one a run image: the worst of each figure."""
+    a, b = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    finite = bool(np.isfinite(a).all())
+    return OutputParity(
+        batch=batch,
+        images=len(pairs),
+        finite=finite,
+        relative_error=max(relative_error(x, y) for x, y in pairs),
+        psnr_db=min(psnr_db(x, y) for x, y in pairs),
+        cosine=min(cosine(x, y) for x, y in pairs) if finite else math.nan,
+        top1_agreement=top_agreement(a, b, 1) if finite else 0.0,
+        top5_agreement=top_agreement(a, b, 5) if finite else 0.0,
+    )

@@ -1,0 +1,174 @@
+"""Classify images with a bundle, and measure accuracy on a folder of them; torch is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from debiexport.bundle import Bundle, is_unverified, open_bundle
+from debiexport.errors import UsageError
+from debiexport.metrics import top_classes
+from debiexport.preprocess import load_batch
+from debiexport.progress import Progress, silent
+from debiexport.runtimes.base import Array, Runtime
+
+EVALUATION_BATCH = 8  # images in memory at once where the batch is dynamic
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of a prediction: its index, its label if known, and its softmax probability."""
+
+    index: int
+    label: str | None
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"index": self.index, "label": self.label, "probability": float(f"{self.probability:.6g}")}
+
+    def __str__(self) -> str:
+        return f"{self.label or f'class {self.index}'} {self.probability:.1%}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, best first."""
+
+    image: str
+    classes: tuple[ClassScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"image": self.image, "classes": [score.to_dict() for score in self.classes]}
+
+    def __str__(self) -> str:
+        return f"{self.image}: {', '.join(map(str, self.classes))}"
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Predictions in the order of the images, and warnings."""
+
+    predictions: tuple[Prediction, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"predictions": [p.to_dict() for p in self.predictions], "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.predictions))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of images whose class is the best, or among the five best."""
+
+    images: int
+    top1: float
+    top5: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "top1": float(f"{self.top1:.6g}"), "top5": float(f"{self.top5:.6g}")}
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.images} images"
+
+
+def predict(
+    bundle: str | Path | Bundle, images: Sequence[str | Path], *, top: int = 5, threads: int | None = None
+) -> PredictResult:
+    """Classify image files with the card's preprocessing.
+
+    Args:
+        bundle: a bundle or its folder.
+        images: files that pillow reads.
+        top: classes per image.
+        threads: of the runtime; None lets it choose.
+
+    Raises:
+        UsageError: no images, `top` below 1, or a file that does not exist.
+        ImageError: a file is not an image, or decodes to too many pixels.
+        BundleError: a file of the bundle is missing, truncated or altered.
+    """
+    if not images:
+        raise UsageError("no images: give at least one image file")
+    if top < 1:
+        raise UsageError(f"--top is {top}: give at least 1")
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    notes: tuple[str, ...] = ()
+    if is_unverified(opened):
+        notes = (f"{opened.path} lost parity when it was exported: do not rely on these predictions",)
+    logits = np.concatenate(list(_logits(opened, opened.runtime(threads), list(images))))
+    return PredictResult(
+        tuple(_prediction(str(path), row, opened, top) for path, row in zip(images, logits, strict=True)), notes
+    )
+
+
+def evaluate(
+    bundle: Bundle, folder: str | Path, *, threads: int | None = None, progress: Progress = silent
+) -> Accuracy:
+    """Accuracy on a folder of class folders.
+
+    A class folder is named by a label of the bundle, or, if the bundle has no labels, by a class index.
+
+    Raises:
+        UsageError: no such folder, no images in it, or a class folder that names no class.
+        ImageError: a file is not an image.
+    """
+    files, classes = _labelled_files(bundle, Path(folder))
+    progress(f"measuring accuracy on {len(files)} images of {folder}")
+    hits1 = hits5 = done = 0
+    for logits in _logits(bundle, bundle.runtime(threads), files):
+        wanted = np.array(classes[done : done + len(logits)])[:, None]
+        best = top_classes(logits, 5)
+        hits1 += int((best[:, :1] == wanted).sum())
+        hits5 += int((best == wanted).sum())
+        done += len(logits)
+    return Accuracy(done, hits1 / done, hits5 / done)
+
+
+def _logits(bundle: Bundle, runtime: Runtime, files: Sequence[str | Path]) -> Iterator[Array]:
+    """Logits of the files in order, in batches that the artifact takes; a short last batch is filled up."""
+    manifest = bundle.manifest
+    batch = runtime.batch or EVALUATION_BATCH
+    for start in range(0, len(files), batch):
+        group = files[start : start + batch]
+        images = load_batch(group, manifest.card.preprocessing, manifest.image_size)
+        if runtime.batch:
+            images = np.concatenate([images, np.repeat(images[-1:], batch - len(group), axis=0)])
+        yield runtime.run({"images": images})["logits"][: len(group)]
+
+
+def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Prediction:
+    wide = logits.astype(np.float64)
+    shares = np.exp(wide - wide.max())
+    shares /= shares.sum()
+    labels = bundle.manifest.labels
+    best = top_classes(logits[None], top)[0]
+    return Prediction(path, tuple(ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best))
+
+
+def _labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], list[int]]:
+    if not folder.is_dir():
+        raise UsageError(f"--eval {folder} is not a folder: give a folder of class folders")
+    manifest = bundle.manifest
+    names = manifest.labels or tuple(map(str, range(manifest.card.num_classes)))
+    index = {name: i for i, name in enumerate(names)}
+    files: list[str | Path] = []
+    classes: list[int] = []
+    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if class_folder.name not in index:
+            kind = "labels" if manifest.labels else "class indices, since the bundle has no labels"
+            raise UsageError(
+                f"--eval {folder}: the folder {class_folder.name!r} names no class;"
+                f" its folders must be {kind}, as {', '.join(names[:3])}"
+            )
+        found = sorted(path for path in class_folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files += found
+        classes += [index[class_folder.name]] * len(found)
+    if not files:
+        raise UsageError(f"--eval {folder} holds no images: give a folder of class folders with images in them")
+    return files, classes

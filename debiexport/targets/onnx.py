@@ -1,0 +1,135 @@
+"""Static network -> ONNX model with stable names."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from debiexport.errors import DebiexportError, UsageError
+from debiexport.graph.metadata import write_metadata
+from debiexport.graph.outputs import keep_outputs
+from debiexport.graph.scopes import name_places
+from debiexport.static.network import StaticNetwork
+from debiexport.static.taps import Taps
+
+OPSETS = (18, 19, 20)
+DEFAULT_OPSET = 20
+INPUT, OUTPUT = "images", "logits"
+BATCH_AXIS = "batch"
+MAX_BATCH = 1024
+MAX_FILE_BYTES = 2**31 - 1  # protobuf's limit
+_ROOT = "network"
+
+
+def check_opset(opset: int) -> int:
+    """Refuse an opset that the exporter cannot save.
+
+    Raises:
+        UsageError: out of range.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"--opset is {opset}: allowed are {OPSETS[0]} to {OPSETS[-1]}")
+    return opset
+
+
+class _Tapped(nn.Module):
+    """Returns the taps as outputs, which is how the exporter learns their names."""
+
+    def __init__(self, network: StaticNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        taps = Taps()
+        return (self.network(images, taps), *taps.values())
+
+
+def tap_names(network: StaticNetwork) -> list[str]:
+    """Stable names that the network's model holds, in order."""
+    taps = Taps()
+    with torch.no_grad():
+        network(_example(network, 1), taps)
+    return list(taps)
+
+
+def to_onnx(
+    network: StaticNetwork,
+    *,
+    batch: int | None,
+    opset: int = DEFAULT_OPSET,
+    properties: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Convert a static network to one ONNX model: `images` (N, 3, H, W) float32 -> `logits` (N, classes).
+
+    Args:
+        network: float32.
+        batch: N, or None for a dynamic batch.
+        opset: 18 to 20.
+        properties: model properties to store.
+
+    Raises:
+        UsageError: the opset is out of range.
+        DebiexportError: the exporter saved another opset than asked for, an invalid graph or too large a file.
+    """
+    check_opset(opset)
+    taps = tap_names(network)
+    example = _example(network, batch or 2)
+    shapes = None if batch else ({0: torch.export.Dim(BATCH_AXIS, min=1, max=MAX_BATCH)},)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Tapped(network).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT, *taps],
+            dynamic_shapes=shapes,
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise DebiexportError("torch.onnx.export returned no program: please report this with `debiexport doctor`")
+    model = program.model
+    name_places(model, _ROOT, taps)
+    keep_outputs(model, [OUTPUT])
+    write_metadata(model, network.geometry.card.name, properties or {})
+    proto: onnx.ModelProto = program.model_proto
+    _verify(proto, opset)
+    return proto
+
+
+def _example(network: StaticNetwork, batch: int) -> Tensor:
+    height, width = network.geometry.image_size
+    return torch.zeros(batch, 3, height, width)
+
+
+def _verify(proto: onnx.ModelProto, opset: int) -> None:
+    saved = {entry.domain: entry.version for entry in proto.opset_import}
+    if saved.get("") != opset or len(saved) != 1:
+        raise DebiexportError(f"asked for opset {opset}, the exporter made {saved}: please report this")
+    size = proto.ByteSize()
+    if size > MAX_FILE_BYTES:
+        raise DebiexportError(f"the model has {size} bytes, one ONNX file holds at most {MAX_FILE_BYTES}")
+    onnx.checker.check_model(proto, full_check=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter to itself: it warns of its own internals and of an absent torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

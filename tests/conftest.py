@@ -1,0 +1,113 @@
+"""Small networks that every test can afford, and one exported bundle of each kind.
+
+The tiny cards have S = 2 and images of 64 pixels, so their maps are 16, 8, 4 and 2 tokens wide.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from debiexport.cards import Card, parse_card
+
+_TAIL = """
+[preprocessing]
+resize = 72
+crop = 64
+interpolation = "bicubic"
+mean = [0.5, 0.4, 0.3]
+std = [0.2, 0.25, 0.3]
+
+[provenance]
+paper = "none"
+checkpoint = "none"
+"""
+
+
+def tiny_debi_toml() -> str:
+    """A DeBiFormer of 60 thousand parameters, groups and top-k different in every stage."""
+    text = 'name = "tiny_debi"\nfamily = "debiformer"\nS = 2\nnum_classes = 6\n'
+    bra = (1, 2, 3, None)
+    for i, (c, g, dbra, r, k) in enumerate(((8, 1, 2, 8, 9), (16, 2, 1, 4, 7), (16, 2, 3, 2, 5), (32, 4, 4, 1, 3))):
+        kinds = '["bra", "dbra"]' if bra[i] else '["dbra", "dbra"]'
+        text += f"\n[[stages]]\nblocks = {2 if i == 2 else 1}\nC = {c}\nhead_width = 8\nattention = {kinds}\n"
+        text += f"bra_top_k = {bra[i]}\n" if bra[i] else ""
+        text += f"dbra_top_k = {dbra}\nr = {r}\nG = {g}\nK = {k}\nq = {(16, 8, 4, 3)[i]}\n"
+        text += f"mlp_ratio = {3 - i % 2}\ndbra_mlp_ratio = {1 + i % 2}\n"
+    return text + _TAIL
+
+
+def tiny_bi_toml(family: str = "biformer") -> str:
+    """A BiFormer, in either layout."""
+    text = f'name = "tiny_{family}"\nfamily = "{family}"\nS = 2\nnum_classes = 6\n'
+    for i, c in enumerate((8, 16, 16, 32)):
+        text += f"\n[[stages]]\nblocks = {1 + i % 2}\nC = {c}\nhead_width = 8\nmlp_ratio = 2\n"
+        text += f'attention = ["bra"]\nbra_top_k = {i + 1}\n' if i < 3 else 'attention = ["full"]\n'
+    return text + _TAIL
+
+
+@pytest.fixture(scope="session")
+def tiny_card() -> Card:
+    return parse_card(tiny_debi_toml().encode(), "tiny_debi.toml")
+
+
+@pytest.fixture(scope="session")
+def tiny_bi_card() -> Card:
+    return parse_card(tiny_bi_toml().encode(), "tiny_bi.toml")
+
+
+@pytest.fixture(scope="session")
+def tiny_stl_card() -> Card:
+    return parse_card(tiny_bi_toml("biformer_stl").encode(), "tiny_stl.toml")
+
+
+@pytest.fixture(scope="session")
+def tiny_card_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny DeBiFormer card as a file, for the command line."""
+    path = tmp_path_factory.mktemp("cards") / "tiny_debi.toml"
+    path.write_text(tiny_debi_toml())
+    return path
+
+
+@pytest.fixture(scope="session")
+def _dynamic_bundle(tiny_card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from debiexport.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("bundles") / "dynamic"
+    return export_onnx(tiny_card, image_size=64, batch=None, output=folder).path
+
+
+@pytest.fixture(scope="session")
+def _static_bundle(tiny_card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from debiexport.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("bundles") / "static"
+    return export_onnx(tiny_card, image_size=64, batch=3, output=folder).path
+
+
+@pytest.fixture
+def dynamic_bundle(_dynamic_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of the tiny DeBiFormer (64 px, random weights, any batch) that a test may spoil."""
+    return Path(shutil.copytree(_dynamic_bundle, tmp_path / "dynamic"))
+
+
+@pytest.fixture
+def static_bundle(_static_bundle: Path, tmp_path: Path) -> Path:
+    """The same network with a batch of 3."""
+    return Path(shutil.copytree(_static_bundle, tmp_path / "static"))
+
+
+@pytest.fixture
+def one_line() -> Callable[[BaseException], str]:
+    """The message of an exception, which must be one line."""
+
+    def check(error: BaseException) -> str:
+        text = str(error)
+        assert text.strip()
+        assert "\n" not in text
+        return text
+
+    return check
