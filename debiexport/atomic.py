@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from types import FrameType
+from typing import Any
 
 from debiexport.errors import DebiexportError, OutputError
 
@@ -28,7 +30,7 @@ class StagedFolder:
 
     def commit_unverified(self) -> Path:
         """Put the folder beside its place, marked as not to be used, and return where."""
-        return _move_into_place(self.path, self.destination.with_name(self.destination.name + UNVERIFIED))
+        return _move_into_place(self.path, _unverified(self.destination))
 
 
 def check_destination(destination: Path, *, force: bool, marker: str) -> None:
@@ -42,14 +44,14 @@ def check_destination(destination: Path, *, force: bool, marker: str) -> None:
     Raises:
         OutputError: it exists.
     """
-    if not destination.exists() and not destination.is_symlink():
+    if not os.path.lexists(destination):  # False for names that no file can have: writing them fails later
         return
     if not force:
         raise OutputError(f"--output {destination} exists: choose another folder, or replace it with --force")
     if not destination.is_dir() or destination.is_symlink():
         raise OutputError(f"--output {destination} is not a folder: choose another path")
     if any(destination.iterdir()) and not (destination / marker).is_file():
-        raise OutputError(f"--output {destination} holds no {marker}, so --force does not replace it: choose another")
+        raise OutputError(f"--output {destination} holds no {marker}, so it is not replaced: choose another folder")
 
 
 @contextmanager
@@ -69,25 +71,24 @@ def staged_folder(destination: Path, *, force: bool = False, marker: str) -> Ite
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow links
     check_destination(destination, force=force, marker=marker)
-    made: list[Path] = []
+    check_destination(_unverified(destination), force=True, marker=marker)  # an earlier one may go
+    parents: list[Path] = []
     temporary: Path | None = None
     try:
         try:
-            made = _make_parents(destination.parent)
-            temporary = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
-            temporary.chmod(0o755 & ~_umask())
-        except OSError as error:
-            raise _explain(error, destination) from error
-        try:
+            with _signals_held():
+                _make_parents(destination.parent, parents)
+                temporary = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
+                temporary.chmod(0o755 & ~_umask())
             yield StagedFolder(temporary, destination)
         except OSError as error:
             raise _explain(error, destination) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for folder in reversed(made):
-            with suppress(OSError):  # not empty: something was committed there
-                folder.rmdir()
+        try:
+            _clean_up(temporary, parents)
+        except BaseException:  # a signal that arrived meanwhile
+            _clean_up(temporary, parents)
+            raise
 
 
 def _explain(error: OSError, destination: Path) -> DebiexportError:
@@ -98,15 +99,27 @@ def _explain(error: OSError, destination: Path) -> DebiexportError:
     )
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    """Create a folder and its parents; returns those that were not there, outermost first."""
+def _unverified(destination: Path) -> Path:
+    return destination.with_name(destination.name + UNVERIFIED)
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Create a folder and its parents; those that were not there are added to `made`, outermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
-    return missing[::-1]
+        made.append(path)
+
+
+def _clean_up(temporary: Path | None, parents: list[Path]) -> None:
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for folder in reversed(parents):
+        with suppress(OSError):  # not empty: something was committed there
+            folder.rmdir()
 
 
 def _umask() -> int:
@@ -122,25 +135,45 @@ def _move_into_place(source: Path, destination: Path) -> Path:
             return destination
         # Two renames, the old folder aside and the new one in; signals wait meanwhile.
         aside = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".old", dir=destination.parent))
-        destination.rename(aside / "old")
         try:
-            source.rename(destination)
+            destination.rename(aside / "old")
+            try:
+                source.rename(destination)
+            except OSError:
+                (aside / "old").rename(destination)
+                raise
         except OSError:
-            (aside / "old").rename(destination)
+            with suppress(OSError):  # not empty: the old folder could not go back, and stays there
+                aside.rmdir()
             raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     return destination
 
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block is done."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+    """Let Ctrl-C and SIGTERM wait until the block is done.
+
+    Their handlers are exchanged: a signal mask would be of one thread only, and the runtimes have others.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    arrived: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    handlers: dict[int, Any] = {}
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler is not None:  # None is a handler that Python cannot put back
+                handlers[number] = handler
+                signal.signal(number, hold)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)

@@ -39,9 +39,15 @@ class Bundle:
         """The model, loaded.
 
         Raises:
-            BundleError: the runtime refuses it.
+            BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
         """
-        return OrtRuntime(self.file(MODEL), threads)
+        artifact, path = self.manifest.artifact(MODEL), self.file(MODEL)
+        runtime = OrtRuntime(path, threads)
+        (name, shape), *others = runtime.inputs.items()
+        expected = ("images", artifact.batch, 3, *self.manifest.image_size)
+        if others or (name, runtime.batch, *shape[1:]) != expected or "logits" not in runtime.outputs:
+            raise BundleError(f"{path} is not the network of the manifest: its inputs or outputs differ; export again")
+        return runtime
 
 
 def open_bundle(path: str | Path) -> Bundle:

@@ -39,6 +39,8 @@ MIXERS = ("bra", "dbra", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MAX_CARD_BYTES = 64 * 1024
 MAX_REGIONS = 64
+MAX_NUMBER = 1e9
+"""Largest number, either sign, that is no count: a mean, a deviation or a paper's figure."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def parse_card(content: bytes, where: str) -> Card:
     """
     try:
         data = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and endless nesting
         raise CardError(f"{where} is not a TOML file: {error}; compare it with a shipped card") from error
     return _card_from_dict(data, where)
 
@@ -302,8 +304,7 @@ class _Table:
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise CardError(f"{self.where}: {key} is {value!r}; it must be {_TYPE_NAMES[kind]}")
-        # TOML writes a whole number without a point.
-        return value + 0.0 if kind is float and isinstance(value, (int, float)) else value
+        return self._finite(key, value) if kind is float else value
 
     def integer(self, key: str, low: int, high: int, *, optional: bool = False) -> Any:
         value = self.take(key, int, optional=optional)
@@ -321,7 +322,14 @@ class _Table:
         value: list[Any] = self.take(key, list)
         if len(value) != 3 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
             raise CardError(f"{self.where}: {key} is {value!r}; it must be three numbers, for R, G and B")
-        return (float(value[0]), float(value[1]), float(value[2]))
+        r, g, b = (self._finite(key, v) for v in value)
+        return (r, g, b)
+
+    def _finite(self, key: str, value: float) -> float:
+        """A number as a float: TOML writes a whole one without a point, and has nan and inf."""
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise CardError(f"{self.where}: {key} has {value}; allowed are numbers up to {MAX_NUMBER:.0f}")
+        return float(value)
 
     def done(self) -> None:
         for key, value in self._data.items():

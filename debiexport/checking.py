@@ -8,7 +8,7 @@ from typing import Any
 
 from debiexport.bundle import GOLDEN, Bundle, open_bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
-from debiexport.errors import ParityError
+from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
 from debiexport.parity import ParityReport
 from debiexport.prediction import Accuracy, evaluate
@@ -93,7 +93,7 @@ def check(
         report = judge_golden(opened.runtime(threads), golden, opened.geometry)
     else:
         progress("recomputing the reference and comparing route by route")
-        report = _judge_in_full(opened, source or None, threads)
+        report = _judge_in_full(opened, source or None, threads, notes)
     if not report.ok:
         raise CheckFailed(opened.path, report)
     accuracy = None
@@ -110,9 +110,6 @@ def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -
     manifest = bundle.manifest
     if given is not None:
         require(EXPORT, "checking against a checkpoint", "export")
-        path = Path(given)
-        if path.is_file() and sha256_of(path) != manifest.checkpoint_sha256:
-            notes.append(f"{path.name} is not the very file of the export ({manifest.checkpoint}): parity decides")
         return given
     if missing(EXPORT):
         notes.append("torch is not installed here: judged by the stored answers")
@@ -126,7 +123,9 @@ def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -
     return None
 
 
-def _judge_in_full(bundle: Bundle, checkpoint: str | Path | None, threads: int | None) -> ParityReport:
+def _judge_in_full(
+    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, notes: list[str]
+) -> ParityReport:
     from debiexport.checkpoint import random_checkpoint, read_checkpoint
     from debiexport.loading import build_reference
     from debiexport.oracle import Oracle
@@ -137,6 +136,14 @@ def _judge_in_full(bundle: Bundle, checkpoint: str | Path | None, threads: int |
     if checkpoint is None:
         weights = random_checkpoint(card)
     else:
-        weights = read_checkpoint(checkpoint, card, num_classes=card.num_classes)
+        weights = read_checkpoint(checkpoint, card)
+    if weights.card.num_classes != card.num_classes:
+        raise UsageError(
+            f"--checkpoint has {weights.card.num_classes} classes, the bundle {card.num_classes}:"
+            f" give the one that it was exported from, {bundle.manifest.checkpoint}"
+        )
+    if weights.sha256 != bundle.manifest.checkpoint_sha256:
+        of_the_export = bundle.manifest.checkpoint
+        notes.append(f"{weights.description} is not the very file of the export ({of_the_export}): parity decides")
     oracle = Oracle(build_reference(weights, size))
     return judge(bundle.runtime(threads), oracle, bundle.geometry, parity_images(card.preprocessing, size)).report

@@ -199,7 +199,6 @@ def _prove(plan: _Plan, model: Path, staged: StagedFolder, reload: Any, progress
     manifest.write(staged.path)
     if not report.ok:
         raise UnverifiedExport(staged.commit_unverified(), report)
-    progress(str(report))
     return ExportResult(staged.commit(), manifest, report)
 
 

@@ -25,7 +25,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
         UsageError: not one or two whole numbers, or a side out of range.
     """
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(p.isascii() and p.isdigit() for p in parts):
+    if len(parts) not in (1, 2) or not all(p.isascii() and p.isdigit() and len(p) < 10 for p in parts):
         raise UsageError(f"--image-size is {text!r}: give pixels, as 224 or HEIGHTxWIDTH, as 224x448")
     sides = [int(p) for p in parts]
     return check_image_size((sides[0], sides[-1]))

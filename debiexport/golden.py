@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,22 @@ def read_golden(path: Path, geometry: Geometry) -> Golden:
                 tolerance=float(meta["tolerance"]),
                 precision=str(meta["precision"]),
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is damaged ({error}): export again") from error
-    expected = (len(golden.names), 3, *geometry.image_size)
-    if golden.images.shape != expected:
-        raise BundleError(f"{path} holds images of shape {golden.images.shape}, expected {expected}: export again")
+    count = len(golden.names)
+    _check_array(path, "images", golden.images, "f", (count, 3, *geometry.image_size))
+    _check_array(path, "logits", golden.logits, "f", (count, geometry.card.num_classes))
+    for a in choosing:
+        _check_array(path, a.site.routes, golden.routes[a.name], "i", (count, a.region_count, a.top_k))
+        _check_array(path, f"gaps of {a.name}", golden.gaps[a.name], "f", (count, a.region_count))
+        if not are_valid(golden.routes[a.name], a).all():
+            raise BundleError(f"{path} holds no valid {a.site.routes}: export again")
     return golden
+
+
+def _check_array(path: Path, name: str, array: Array, kind: str, shape: tuple[int, ...]) -> None:
+    if array.dtype.kind != kind or array.shape != shape or 0 in shape:
+        raise BundleError(f"{path} holds {name} {array.dtype} {array.shape}, expected are {shape}: export again")
 
 
 @dataclass

@@ -24,7 +24,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     if file.stat().st_size > MAX_LABELS_BYTES:
         raise InputError(f"{path} has {file.stat().st_size} bytes: labels have at most {MAX_LABELS_BYTES}")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a text with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text ({error}): give one label a line") from error
     return _parse(text, str(path), num_classes)

@@ -10,6 +10,7 @@ from debiexport.cards import Card, card_names, load_card, shipped_checkpoint
 from debiexport.checkpoint import Checkpoint, random_checkpoint, read_checkpoint
 from debiexport.geometry import Geometry, check_image_size
 from debiexport.reference.network import ReferenceNetwork
+from debiexport.spec import state_dict_spec
 
 
 class RandomWeightsWarning(UserWarning):
@@ -38,7 +39,8 @@ def load_weights(card: Card, checkpoint: str | Path | None, num_classes: int | N
     """
     if checkpoint is None and card.name in card_names():
         shipped = shipped_checkpoint(card.name)
-        if shipped is not None and num_classes in (None, load_card(card.name).num_classes):
+        # Another number of classes, or a card of one's own under the name, is another network.
+        if shipped is not None and state_dict_spec(card) == state_dict_spec(load_card(card.name)):
             checkpoint = shipped
     if checkpoint is None:
         return random_checkpoint(card)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from debiexport.cards import Card, card_from_dict
-from debiexport.errors import BundleError, CardError
+from debiexport.errors import BundleError, CardError, UsageError
+from debiexport.geometry import check_image_size
 from debiexport.lowerings import Lowering
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
@@ -139,12 +140,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
+        if not path.is_file():  # neither a folder nor a pipe, which could be read forever
+            raise BundleError(f"{folder} has no {MANIFEST}: it is not a bundle, or it is incomplete")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path} has {path.stat().st_size} bytes: it is no manifest of debiexport")
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder} has no {MANIFEST}: it is not a bundle, or it is incomplete") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read ({error}): export again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BundleError(f"{path} is not a manifest of debiexport: export again")
@@ -157,46 +158,56 @@ def read_manifest(folder: Path) -> Manifest:
         return _manifest(data, str(path))
     except CardError as error:
         raise BundleError(f"{error}; export again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{path} is damaged ({type(error).__name__}: {error}): export again") from error
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise BundleError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): export again") from error
 
 
 def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
-    height, width = (int(side) for side in data["image_size"])
-    labels = data["labels"]
-    slots = data["lowering"]
+    card = card_from_dict(data["card"], f"{where}: card")
+    checkpoint = _typed(data["checkpoint"], dict)
+    sha256, labels = checkpoint["sha256"], data["labels"]
+    height, width = (_typed(side, int) for side in _typed(data["image_size"], list))
+    if labels is not None and len(_typed(labels, list)) != card.num_classes:
+        raise ValueError(f"{len(labels)} labels for {card.num_classes} classes")
     return Manifest(
-        target=str(data["target"]),
-        card=card_from_dict(data["card"], f"{where}: card"),
-        checkpoint=str(data["checkpoint"]["description"]),
-        checkpoint_sha256=data["checkpoint"]["sha256"],
-        image_size=(height, width),
-        artifacts=tuple(_artifact(entry, where) for entry in data["artifacts"]),
-        lowering=Lowering(**{key: str(value) for key, value in slots.items()}),
-        versions={str(k): str(v) for k, v in data["versions"].items()},
-        labels=None if labels is None else tuple(str(label) for label in labels),
-        parity=dict(data["parity"]),
+        target=_typed(data["target"], str),
+        card=card,
+        checkpoint=_typed(checkpoint["description"], str),
+        checkpoint_sha256=None if sha256 is None else _typed(sha256, str),
+        image_size=check_image_size((height, width)),
+        artifacts=tuple(_artifact(_typed(entry, dict), where) for entry in _typed(data["artifacts"], list)),
+        lowering=Lowering(**{key: _typed(value, str) for key, value in _typed(data["lowering"], dict).items()}),
+        versions={key: _typed(value, str) for key, value in _typed(data["versions"], dict).items()},
+        labels=None if labels is None else tuple(_typed(label, str) for label in labels),
+        parity=_typed(data["parity"], dict),
     )
 
 
+def _typed(value: Any, kind: type) -> Any:
+    """The value, if it is of that type; JSON's true and false are no numbers."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.80} where {kind.__name__} is expected")
+    return value
+
+
 def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
-    path = str(entry["path"])
-    if Path(path).name != path or path in ("", ".", "..", MANIFEST) or "\\" in path:
-        raise BundleError(f"{where} lists the artifact {path!r}: only files inside the bundle are read")
-    batch = entry.get("batch")
+    path = _typed(entry["path"], str)
+    if Path(path).name != path or path in ("", ".", "..", MANIFEST) or "\\" in path or not path.isprintable():
+        raise BundleError(f"{where} lists the artifact {path!r:.80}: only files inside the bundle are read")
+    batch, opset = entry.get("batch", "dynamic"), entry.get("opset")
     return Artifact(
-        role=str(entry["role"]),
+        role=_typed(entry["role"], str),
         path=path,
-        sha256=str(entry["sha256"]),
-        bytes=int(entry["bytes"]),
-        batch=batch if isinstance(batch, int) else None,
-        precision=str(entry.get("precision", "")),
-        opset=entry.get("opset"),
-        inputs=tuple(_tensor(t) for t in entry.get("inputs", ())),
-        outputs=tuple(_tensor(t) for t in entry.get("outputs", ())),
+        sha256=_typed(entry["sha256"], str),
+        bytes=_typed(entry["bytes"], int),
+        batch=None if batch == "dynamic" else _typed(batch, int),
+        precision=_typed(entry.get("precision", ""), str),
+        opset=None if opset is None else _typed(opset, int),
+        inputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("inputs", []), list)),
+        outputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("outputs", []), list)),
     )
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
-    shape = tuple(None if side is None else int(side) for side in entry["shape"])
-    return TensorSpec(str(entry["name"]), str(entry["dtype"]), shape)
+    shape = tuple(None if side is None else _typed(side, int) for side in _typed(entry["shape"], list))
+    return TensorSpec(_typed(entry["name"], str), _typed(entry["dtype"], str), shape)

@@ -160,6 +160,8 @@ def _labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], lis
     files: list[str | Path] = []
     classes: list[int] = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if names.count(class_folder.name) > 1:
+            raise UsageError(f"--eval {folder}: several classes have the label {class_folder.name!r}: tell them apart")
         if class_folder.name not in index:
             kind = "labels" if manifest.labels else "class indices, since the bundle has no labels"
             raise UsageError(

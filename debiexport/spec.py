@@ -15,7 +15,7 @@ Spec = dict[str, Shape]
 
 
 def state_dict_spec(card: Card) -> Spec:
-    """Shape of every tensor of a released checkpoint, by its key, in the order of the modules.
+    """Shape of every tensor of a released checkpoint, by its key, block by block.
 
     Every tensor is float32 but `*.num_batches_tracked`, which are int64 scalars.
     """

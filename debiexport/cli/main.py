@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except (KeyboardInterrupt, Interrupted):
-        return _fail(Interrupted("interrupted: nothing was left behind"))
+        return _fail(Interrupted("interrupted: nothing half-written was left behind"))
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -85,10 +85,14 @@ def _run(arguments: list[str]) -> int:
     except DebiexportError as error:
         return _fail(error)
     except _CommandLineError as error:
-        return _fail(UsageError(f"{error.format_message().rstrip('.')}; see debiexport --help"))
+        text = error.format_message().rstrip(".") or "no command was given"
+        return _fail(UsageError(f"{text}; see debiexport --help"))
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; there is nobody left to tell
         return 1
+    except OSError as error:  # such as a name that is too long, or standard output on a full disk
+        where = f" {str(error.filename)!r}" if error.filename else ""
+        return _fail(UsageError(f"the system refuses{where}: {error.strerror or error}; choose another path"), error)
     except MemoryError as error:
         return _fail(DebiexportError("out of memory: choose a smaller image size or batch"), error)
     except Exception as error:
@@ -106,4 +110,5 @@ def _fail(error: DebiexportError, cause: BaseException | None = None) -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("terminated")
+    # Not an exception of ours: torch.onnx takes every Exception for a reason to try another way of tracing.
+    raise KeyboardInterrupt

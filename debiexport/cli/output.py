@@ -39,7 +39,7 @@ class Output:
 
     def result(self, text: str, data: Mapping[str, Any]) -> None:
         """The result, for people or for programs."""
-        print(json.dumps(data, ensure_ascii=False, allow_nan=False) if self.as_json else text, flush=True)
+        print(json.dumps(data, allow_nan=False) if self.as_json else printable(text), flush=True)
 
     def note(self, line: str) -> None:
         """Something a user should know beside the result."""
@@ -50,7 +50,13 @@ class Output:
         line = " ".join(message.split())
         print(f"error: {line}", file=sys.stderr, flush=True)
         if self.as_json:
-            print(json.dumps({"error": line, "exit_code": code, **(data or {})}, ensure_ascii=False), flush=True)
+            print(json.dumps({"error": line, "exit_code": code, **(data or {})}), flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with what standard output cannot encode, as in a file's name, written as an escape."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 OUTPUT = Output()

@@ -40,12 +40,12 @@ def name_places(model: ir.Model, root: str, keep: Collection[str]) -> None:
 
 
 def _scope(node: ir.Node, root: str) -> str:
-    """Dotted path of the module that a node was traced in, without the root."""
+    """Dotted path of the innermost module of the network that a node was traced in."""
     text = node.metadata_props.get(SCOPES)
-    scopes = ast.literal_eval(text) if text else []
-    # The last entry is the node itself, the one before it the innermost module.
-    path = str(scopes[-2]) if len(scopes) > 1 else ""
-    return path.removeprefix(root).removeprefix(".") or "network"
+    for scope in reversed(ast.literal_eval(text)[:-1] if text else []):  # the last entry is the node itself
+        if str(scope).startswith(f"{root}."):
+            return str(scope).removeprefix(f"{root}.")
+    return "network"
 
 
 def _rename_initializers(graph: ir.Graph, root: str) -> None:

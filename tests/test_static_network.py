@@ -1,0 +1,129 @@
+"""The static network equals the reference network: to float64 rounding in float64, everywhere inside too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from debiexport.cards import Card, card_names, load_card
+from debiexport.checkpoint import random_checkpoint
+from debiexport.errors import UsageError
+from debiexport.geometry import Geometry
+from debiexport.loading import build_reference
+from debiexport.lowerings import LOWERINGS, Lowering, find_lowering
+from debiexport.names import routed_sites, stream_names
+from debiexport.static.network import StaticNetwork
+from debiexport.static.taps import Taps
+
+WIDE_LIMIT = 1e-12  # float64 rounding is 1e-16, a wrong epsilon 1e-6
+
+
+def _images(batch: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    coarse = np.kron(random.standard_normal((batch, 3, 8, 8)), np.ones((1, 1, -(-size[0] // 8), -(-size[1] // 8))))
+    return torch.from_numpy(coarse[:, :, : size[0], : size[1]] + 0.3 * random.standard_normal((batch, 3, *size)))
+
+
+@torch.no_grad()
+def _assert_equal(card: Card, size: tuple[int, int], batch: int, lowering: Lowering = LOWERINGS["gather"]) -> None:
+    reference = build_reference(random_checkpoint(card), size).double()
+    static = StaticNetwork.of(reference, size, lowering, torch.float64)
+    images, taps = _images(batch, size), Taps()
+    logits = static(images, taps)
+    run = reference.run(images, stream=True)
+    wanted = {"logits": run.outputs["logits"]} | run.stream
+    got = {"logits": logits} | {name: taps[name] for name in run.stream}
+    for site in routed_sites(card):
+        if site.affinity in taps:
+            got[site.affinity], wanted[site.affinity] = taps[site.affinity], run.affinities[site.name]
+            assert torch.equal(taps[site.routes].sort(-1).values, run.routes[site.name].sort(-1).values), site.name
+        else:
+            assert site.top_k == card.regions**2, f"{site.name} chooses and is not recorded"
+    for name, tensor in got.items():
+        error = float((tensor - wanted[name]).abs().max() / wanted[name].abs().max())
+        assert error < WIDE_LIMIT, f"{name}: {error:.1e}"
+
+
+SIZES = [(64, 64), (64, 96), (96, 32)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card"])
+def test_small_cards(name: str, size: tuple[int, int], batch: int, request: pytest.FixtureRequest) -> None:
+    _assert_equal(request.getfixturevalue(name), size, batch)
+
+
+@pytest.mark.parametrize("size", [(50, 50), (70, 45), (33, 90)])
+@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card"])
+def test_small_cards_padded(name: str, size: tuple[int, int], request: pytest.FixtureRequest) -> None:
+    """Sizes that S does not divide, padded as the released code pads them."""
+    _assert_equal(request.getfixturevalue(name), size, 2)
+
+
+@pytest.mark.parametrize(
+    ("regions", "top_k", "bra_top_k"), [(3, (1, 5, 9, 2), (2, 4, 9)), (4, (16, 3, 1, 8), (1, 1, 16))]
+)
+def test_other_regions_and_top_k(
+    tiny_card: Card, regions: int, top_k: tuple[int, ...], bra_top_k: tuple[int, ...]
+) -> None:
+    _assert_equal(tiny_card.with_options(regions=regions, top_k=top_k, bra_top_k=bra_top_k), (64, 64), 2)
+
+
+def test_the_sample_network() -> None:
+    _assert_equal(load_card("debi_nano"), (224, 224), 1)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(224, 224), (224, 448), (448, 224), (230, 270)])
+@pytest.mark.parametrize("name", card_names())
+def test_every_card(name: str, size: tuple[int, int], batch: int) -> None:
+    _assert_equal(load_card(name), size, batch)
+
+
+def test_every_place_has_its_stable_name(tiny_card: Card) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    taps = Taps()
+    StaticNetwork.of(reference, (64, 64))(torch.zeros(1, 3, 64, 64), taps)
+    choosing = [site for site in routed_sites(tiny_card) if site.top_k != 4]
+    inside = {name for site in choosing for name in (site.affinity, site.routes)}
+    assert set(taps) == set(stream_names(tiny_card)) | inside
+
+
+def test_float32_is_within_float32_rounding(tiny_card: Card) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    images = _images(2, (64, 64)).float()
+    static = StaticNetwork.of(reference, (64, 64))
+    with torch.no_grad():
+        error = (static(images) - reference(images)).abs().max() / reference(images).abs().max()
+    assert float(error) < 3e-6
+
+
+@pytest.mark.parametrize("slot", ["routing", "sampling", "bias", "norm", "layout"])
+def test_unknown_implementations_are_refused(tiny_card: Card, slot: str) -> None:
+    names = LOWERINGS["gather"].to_dict() | {slot: "nonsense"}
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    with pytest.raises(UsageError, match=f"'nonsense' of the slot {slot}"):
+        StaticNetwork.of(reference, (64, 64), Lowering(**names))
+
+
+def test_an_implementation_that_refuses_is_named(tiny_card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    from debiexport.static.ops.bias.hat import HatBias
+
+    monkeypatch.setattr(HatBias, "supports", staticmethod(lambda geometry: "too small"))
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    with pytest.raises(UsageError, match=r"bias=hat does not serve stage1\.block1\.attn2: too small"):
+        StaticNetwork.of(reference, (64, 64))
+
+
+def test_lowerings_are_found_by_name() -> None:
+    assert find_lowering("gather").routing == "gather"
+    with pytest.raises(UsageError, match="no lowering 'fast'"):
+        find_lowering("fast")
+
+
+def test_geometry_of_the_network_is_the_asked_one(tiny_card: Card) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    assert StaticNetwork.of(reference).geometry == Geometry.of(tiny_card, (64, 64))
