@@ -83,12 +83,11 @@ def staged_folder(destination: Path, *, force: bool = False, marker: str) -> Ite
             yield StagedFolder(temporary, destination)
         except OSError as error:
             raise _explain(error, destination) from error
-    finally:
-        try:
+        finally:
             _clean_up(temporary, parents)
-        except BaseException:  # a signal that arrived meanwhile
-            _clean_up(temporary, parents)
-            raise
+    except BaseException:
+        _clean_up(temporary, parents)  # again, as a signal may have stopped it
+        raise
 
 
 def _explain(error: OSError, destination: Path) -> DebiexportError:
@@ -161,8 +160,8 @@ def _signals_held() -> Iterator[None]:
         return
     arrived: list[int] = []
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
+    def hold(arriving: int, frame: FrameType | None) -> None:
+        arrived.append(arriving)
 
     handlers: dict[int, Any] = {}
     try:
@@ -173,7 +172,14 @@ def _signals_held() -> Iterator[None]:
                 signal.signal(number, hold)
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in arrived[:1]:
-            signal.raise_signal(number)
+        try:
+            _set_handlers(handlers)
+        finally:
+            _set_handlers(handlers)  # again, as a signal may have stopped it
+        for first in arrived[:1]:
+            signal.raise_signal(first)
+
+
+def _set_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

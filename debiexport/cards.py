@@ -301,7 +301,7 @@ class _Table:
                 return None
             raise CardError(f"{self.where}: key {key!r} is missing; it must be {_TYPE_NAMES[kind]}")
         value = self._data.pop(key)
-        accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+        accepted: Any = (int, float) if kind is float else kind
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise CardError(f"{self.where}: {key} is {value!r}; it must be {_TYPE_NAMES[kind]}")
         return self._finite(key, value) if kind is float else value

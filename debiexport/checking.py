@@ -133,10 +133,7 @@ def _judge_in_full(
     from debiexport.parity_inputs import parity_images
 
     card, size = bundle.manifest.card, bundle.manifest.image_size
-    if checkpoint is None:
-        weights = random_checkpoint(card)
-    else:
-        weights = read_checkpoint(checkpoint, card)
+    weights = random_checkpoint(card) if checkpoint is None else read_checkpoint(checkpoint, card)
     if weights.card.num_classes != card.num_classes:
         raise UsageError(
             f"--checkpoint has {weights.card.num_classes} classes, the bundle {card.num_classes}:"

@@ -147,7 +147,8 @@ class AttentionGeometry:
         keys = self.top_k * prod(self.region_size)
         routing = self.region_count**2 * c
         if self.kind == "bra":
-            return tokens * (4 * c * c + 2 * keys * c + 25 * c) + routing
+            # The output projection reads the map after the padding has been cut off.
+            return tokens * (3 * c * c + 2 * keys * c + 25 * c) + prod(self.map_size) * c * c + routing
         assert self.padded_agent_size and self.agent_size
         assert self.stage.offset_kernel and self.stage.dbra_mlp_ratio
         agents, sampled = prod(self.padded_agent_size), prod(self.agent_size)

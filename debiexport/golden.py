@@ -88,7 +88,7 @@ def read_golden(path: Path, geometry: Geometry) -> Golden:
         BundleError: it is damaged, or belongs to another network.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             meta = json.loads(str(data["meta"]))
             choosing = [a for a in geometry.routed if not a.routes_everywhere]
             golden = Golden(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from debiexport.cards import Card, card_names, load_card, shipped_checkpoint
 from debiexport.checkpoint import Checkpoint, random_checkpoint, read_checkpoint
+from debiexport.errors import UsageError
 from debiexport.geometry import Geometry, check_image_size
 from debiexport.reference.network import ReferenceNetwork
 from debiexport.spec import state_dict_spec
@@ -23,7 +25,13 @@ def as_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         UsageError: a side is out of range.
     """
-    return check_image_size((size, size) if isinstance(size, int) else (int(size[0]), int(size[1])))
+    try:
+        sides = [operator.index(side) for side in ((size, size) if isinstance(size, int) else size)]
+    except TypeError as error:
+        raise UsageError(f"the image size is {size!r}: give one whole number, or (height, width)") from error
+    if len(sides) != 2:
+        raise UsageError(f"the image size is {size!r}: give one whole number, or (height, width)")
+    return check_image_size((sides[0], sides[1]))
 
 
 def load_weights(card: Card, checkpoint: str | Path | None, num_classes: int | None = None) -> Checkpoint:

@@ -321,8 +321,8 @@ def batches_to_try(runtime: Runtime) -> Sequence[int]:
 
 
 def index_groups(count: int, batch: int) -> list[list[int]]:
-    """Indices of full batches, wrapping round; at batch 1 every image has one."""
-    starts = range(0, max(1, count // batch) * batch, batch)
+    """Indices of full batches that hold every image, wrapping round."""
+    starts = range(0, count, batch)
     return [[(start + i) % count for i in range(batch)] for start in starts]
 
 

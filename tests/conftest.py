@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from debiexport.cards import Card, parse_card
+
+# On small networks a second thread gains nothing, and on a busy machine waiting for it costs a lot.
+torch.set_num_threads(1)
 
 _TAIL = """
 [preprocessing]

@@ -129,6 +129,7 @@ def test_architecture_digest_is_of_the_architecture() -> None:
 
 # ----------------------------------------------------------------------------------- refusals
 
+STAGE_KEYS = ("blocks", "C", "head_width", "attention", "mlp_ratio", "bra_top_k", "dbra_top_k", "r", "G", "K", "q")
 REFUSALS: list[tuple[str, tuple[tuple[str, Any], ...], tuple[str, ...]]] = [
     # unknown keys
     (DEBI, (("colour", "red"),), ("unknown key 'colour'", "'red'", "num_classes")),
@@ -154,7 +155,20 @@ REFUSALS: list[tuple[str, tuple[tuple[str, Any], ...], tuple[str, ...]]] = [
     ),
     *(
         (DEBI, ((f"stages.2.{key}", REMOVED),), ("stage 3", f"'{key}' is missing"))
-        for key in ["blocks", "C", "head_width", "attention", "mlp_ratio", "bra_top_k", "dbra_top_k", "r", "G", "K", "q", "dbra_mlp_ratio"]
+        for key in [
+            "blocks",
+            "C",
+            "head_width",
+            "attention",
+            "mlp_ratio",
+            "bra_top_k",
+            "dbra_top_k",
+            "r",
+            "G",
+            "K",
+            "q",
+            "dbra_mlp_ratio",
+        ]
     ),
     *(
         (DEBI, ((f"preprocessing.{key}", REMOVED),), ("preprocessing", f"'{key}' is missing"))
@@ -162,6 +176,7 @@ REFUSALS: list[tuple[str, tuple[tuple[str, Any], ...], tuple[str, ...]]] = [
     ),
     (DEBI, (("provenance.paper", REMOVED),), ("provenance", "'paper' is missing", "a string")),
     (DEBI, (("paper.top1", REMOVED),), ("paper", "'top1' is missing", "a number")),
+    (DEBI, (("stages.2.dbra_mlp_ratio", REMOVED),), ("stage 3", "'dbra_mlp_ratio' is missing")),
     # wrong types; a bool is no integer, and neither is 7.0
     (DEBI, (("S", "7"),), ("S is '7'", "an integer")),
     (DEBI, (("S", 7.0),), ("S is 7.0", "an integer")),

@@ -95,7 +95,7 @@ def test_a_fixed_batch_is_run_at_that_batch(
 ) -> None:
     runtime.batch = 3
     outputs = verdict(runtime).report.outputs
-    assert [(output.batch, output.images) for output in outputs] == [(3, 6)]
+    assert [(output.batch, output.images) for output in outputs] == [(3, 9)]
 
 
 def _module(network: StaticNetwork, path: str) -> nn.Module:

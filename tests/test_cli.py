@@ -1,0 +1,591 @@
+"""The command line: exit codes, one line for every refusal, nothing left behind, and what stdout and stderr hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from debiexport import __version__
+from debiexport.cards import Card, card_names
+from debiexport.checkpoint import random_checkpoint
+from debiexport.cli.main import run
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths, such as the default output, lie in a folder of the test's own."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("error:")]
+
+
+def refused(arguments: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run twice, for people and for programs; both say no in one line and leave nothing."""
+    before = snapshot(tmp_path)
+    assert run(arguments) == code
+    plain = capsys.readouterr()
+    assert plain.out == ""
+    (line,) = errors(plain.err)
+    assert words in line
+    assert "Traceback" not in plain.err
+    assert plain.err.splitlines()[-1] == line
+
+    assert run([*arguments, "--json"]) == code
+    machine = capsys.readouterr()
+    (text,) = machine.out.splitlines()
+    data = json.loads(text)
+    assert data["exit_code"] == code
+    assert f"error: {data['error']}" == line
+    assert errors(machine.err) == [line]
+    assert snapshot(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------- bad input: export
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ("--model nothing", 2, "'nothing'"),
+        ("--checkpoint nowhere.pth", 2, "nowhere.pth"),
+        ("--checkpoint .", 2, "folder"),
+        ("--image-size 16", 2, "--image-size"),
+        ("--image-size abc", 2, "'abc'"),
+        ("--image-size 0x0", 2, "0x0"),
+        ("--image-size 64x64x64", 2, "--image-size"),
+        ("--image-size -64", 2, "--image-size"),
+        ("--image-size 5000", 2, "--image-size"),
+        ("--batch 0", 2, "--batch"),
+        ("--batch -1", 2, "--batch"),
+        ("--batch x", 2, "--batch"),
+        ("--batch 100000", 2, "--batch"),
+        ("--opset 17", 2, "--opset"),
+        ("--opset 21", 2, "--opset"),
+        ("--opset x", 2, "--opset"),
+        ("--top-k 5,1,1,1", 2, "--top-k"),
+        ("--top-k 1,1", 2, "--top-k"),
+        ("--top-k a", 2, "--top-k"),
+        ("--top-k 0,1,1,1", 2, "--top-k"),
+        ("--bra-top-k 1,1,5", 2, "--bra-top-k"),
+        ("--bra-top-k ,", 2, "--bra-top-k"),
+        ("--regions 1", 2, "--regions"),
+        ("--regions 65", 2, "--regions"),
+        ("--num-classes 0", 2, "--num-classes"),
+        ("--lowering magic", 2, "'magic'"),
+        ("--labels nowhere.txt", 2, "nowhere.txt"),
+        ("--output /proc/debiexport", 2, "cannot be written"),
+        ("--unknown", 2, "--unknown"),
+        ("--model", 2, "--model"),
+        ("surplus", 2, "surplus"),
+    ],
+)
+def test_bad_options(
+    options: str, code: int, words: str, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["onnx", "--model", str(tiny_card_file), *options.split()], code, words, tmp_path, capsys)
+
+
+def test_model_is_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["onnx"], 2, "--model", tmp_path, capsys)
+
+
+class _Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def _checkpoints(kind: str, folder: Path, card: Card) -> Path:
+    path = folder / "weights.pth"
+    state = dict(random_checkpoint(card).state)
+    if kind == "text":
+        path.write_text("these are no weights\n")
+    elif kind == "image":
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "malicious":
+        torch.save(state | {"x": _Malicious(folder / "MARKER")}, path)
+    elif kind == "malicious pickle":
+        path.write_bytes(pickle.dumps(_Malicious(folder / "MARKER")))
+    else:
+        if kind == "missing key":
+            del state["head.bias"]
+        elif kind == "unexpected key":
+            state["surplus.weight"] = torch.zeros(3)
+        elif kind == "misshapen":
+            state["head.bias"] = torch.zeros(7)
+        elif kind == "NaN":
+            state["head.bias"][2] = float("nan")
+        torch.save({"model": state}, path)
+        if kind == "truncated zip":
+            path.write_bytes(path.read_bytes()[:-2000])
+        elif kind == "not a checkpoint":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("a", "b")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("text", "text"),
+        ("image", "PNG"),
+        ("empty", "empty"),
+        ("truncated zip", "weights.pth"),
+        ("not a checkpoint", "weights.pth"),
+        ("malicious", "weights.pth"),
+        ("malicious pickle", "weights.pth"),
+        ("missing key", "head.bias"),
+        ("unexpected key", "surplus.weight"),
+        ("misshapen", "head.bias"),
+        ("NaN", "head.bias"),
+    ],
+)
+def test_bad_checkpoints(
+    kind: str, words: str, tiny_card: Card, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _checkpoints(kind, tmp_path, tiny_card)
+    refused(["onnx", "--model", str(tiny_card_file), "--checkpoint", str(path)], 4, words, tmp_path, capsys)
+    assert not (tmp_path / "MARKER").exists()
+
+
+def test_checkpoint_of_another_variant(
+    tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from debiexport.cards import shipped_checkpoint
+
+    arguments = ["onnx", "--model", str(tiny_card_file), "--checkpoint", str(shipped_checkpoint("debi_nano"))]
+    refused(arguments, 4, "use --model debi_nano", tmp_path, capsys)
+
+
+def test_classes_that_contradict_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from debiexport.cards import shipped_checkpoint
+
+    checkpoint = str(shipped_checkpoint("debi_nano"))
+    arguments = ["onnx", "--model", "debi_nano", "--checkpoint", checkpoint, "--num-classes", "7"]
+    refused(arguments, 2, "--num-classes is 7", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("text", ["nonsense", 'name = "x"', ""])
+def test_broken_card(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "card.toml").write_text(text)
+    refused(["onnx", "--model", str(tmp_path / "card.toml")], 4, "card.toml", tmp_path, capsys)
+
+
+def test_labels_of_wrong_length(tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    arguments = ["onnx", "--model", str(tiny_card_file), "--labels", str(tmp_path / "labels.txt")]
+    refused(arguments, 4, "2 lines", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_output_exists(force: bool, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    arguments = ["onnx", "--model", str(tiny_card_file), "--output", str(tmp_path / "out"), *(["--force"] * force)]
+    refused(arguments, 2, "--output", tmp_path, capsys)
+
+
+def test_output_below_a_file(tiny_card_file: Path, image: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["onnx", "--model", str(tiny_card_file), "--output", str(image / "out")]
+    refused(arguments, 2, "cannot be written", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("option", ["--output", "--checkpoint", "--labels", "--model"])
+def test_names_longer_than_any_file(
+    option: str, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["onnx", "--model", str(tiny_card_file), option, "x" * 300]
+    code = 4 if option == "--checkpoint" else 2
+    refused(arguments, code, "File name too long", tmp_path, capsys)
+
+
+# --------------------------------------------------------------------- bad input: check and predict
+
+
+@pytest.mark.parametrize("command", ["check", "predict"])
+@pytest.mark.parametrize("kind", ["no folder", "no bundle", "missing", "truncated", "altered", "too long a name"])
+def test_bad_bundles(
+    command: str, kind: str, dynamic_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = dynamic_bundle / "model.onnx"
+    bundle, code, words = dynamic_bundle, 4, "model.onnx"
+    if kind == "no folder":
+        bundle, code, words = tmp_path / "nowhere", 2, "nowhere"
+    elif kind == "too long a name":
+        bundle, code, words = Path("x" * 300), 2, "File name too long"
+    elif kind == "no bundle":
+        (tmp_path / "empty").mkdir()
+        bundle, words = tmp_path / "empty", "manifest.json"
+    elif kind == "missing":
+        model.unlink()
+    elif kind == "truncated":
+        model.write_bytes(model.read_bytes()[:-1])
+    else:
+        model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    refused([command, str(bundle), *([str(image)] * (command == "predict"))], code, words, tmp_path, capsys)
+
+
+def _bomb(path: Path) -> None:
+    """A PNG of a few bytes that says that it is 60000 pixels wide and high."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (60000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [("text", 4, "not an image"), ("bomb", 4, "pixels"), ("nowhere", 2, "no file"), ("folder", 2, "folder")],
+)
+def test_bad_images(
+    kind: str, code: int, words: str, dynamic_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.png"
+    if kind == "text":
+        path.write_text("no image")
+    elif kind == "bomb":
+        _bomb(path)
+    elif kind == "folder":
+        path.mkdir()
+    refused(["predict", str(dynamic_bundle), str(path)], code, words, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["predict", "BUNDLE"], "IMAGE"),
+        (["predict", "BUNDLE", "IMAGE", "--top", "0"], "--top"),
+        (["predict", "BUNDLE", "IMAGE", "--top", "x"], "--top"),
+        (["predict", "BUNDLE", "IMAGE", "--threads", "0"], "--threads"),
+        (["check", "BUNDLE", "--threads", "-1"], "--threads"),
+        (["check", "BUNDLE", "--eval", "nowhere"], "--eval"),
+        (["check", "BUNDLE", "--checkpoint", "nowhere.pth"], "nowhere.pth"),
+        (["check"], "BUNDLE"),
+        (["frobnicate"], "frobnicate"),
+        (["models", "--unknown"], "--unknown"),
+    ],
+)
+def test_bad_options_of_the_others(
+    options: list[str],
+    words: str,
+    dynamic_bundle: Path,
+    image: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"BUNDLE": str(dynamic_bundle), "IMAGE": str(image)}
+    refused([places.get(option, option) for option in options], 2, words, tmp_path, capsys)
+
+
+# ------------------------------------------------------------------------------------ what is said
+
+
+def test_onnx(tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One export in full: progress, warning and figures where they belong, then a refusal and a bundle that checks."""
+    out = tmp_path / "out"
+    assert run(["onnx", "--model", str(tiny_card_file), "--image-size", "64", "--output", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    (text,) = said.out.splitlines()
+    data = json.loads(text)
+    assert data["bundle"] == str(out)
+    assert data["manifest"] == json.loads((out / "manifest.json").read_text())
+    assert "WARNING" in said.err
+    assert "proving parity" in said.err
+    assert sorted(path.name for path in out.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert list(Path.cwd().iterdir()) == []
+    assert run(["check", str(out), "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("parity holds")
+    assert said.err == ""
+
+
+def test_check(dynamic_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(dynamic_bundle)]) == 0
+    said = capsys.readouterr()
+    for words in ("batch 1:", "batch 5:", "routes:", "noise floor", "parity holds"):
+        assert words in said.out
+    assert "checking the files" in said.err
+    assert run(["check", str(dynamic_bundle), "--json", "--quiet"]) == 0
+    said = capsys.readouterr()
+    (text,) = said.out.splitlines()
+    assert json.loads(text)["parity"]["ok"] is True
+    assert said.err == ""
+
+
+def test_lost_parity_is_told_in_full(
+    dynamic_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("debiexport.parity.ParityReport.failures", ["the numbers are off"])
+    assert run(["check", str(dynamic_bundle), "--json"]) == 3
+    said = capsys.readouterr()
+    data = json.loads(said.out)
+    assert data["exit_code"] == 3
+    assert data["parity"]["failures"] == ["the numbers are off"]
+    assert "holds" not in said.out + said.err
+    assert errors(said.err) == [f"error: {data['error']}"]
+
+
+def test_predict(dynamic_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", str(dynamic_bundle), str(image), str(image), "--top", "2"]) == 0
+    said = capsys.readouterr()
+    assert [line.startswith(f"{image}: class ") for line in said.out.splitlines()] == [True, True]
+    assert run(["predict", str(dynamic_bundle), str(image), "--json", "--threads", "1"]) == 0
+    (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert len(prediction["classes"]) == 5
+
+
+def test_predict_warns_of_unverified_bundles(
+    dynamic_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = dynamic_bundle.rename(dynamic_bundle.with_name("x.unverified"))
+    assert run(["predict", str(left), str(image), "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("note: ")
+    assert "do not rely" in said.err
+    assert len(json.loads(said.out)["notes"]) == 1
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    plain = capsys.readouterr().out
+    assert all(name in plain for name in card_names())
+    assert run(["models", "--json"]) == 0
+    (text,) = capsys.readouterr().out.splitlines()
+    assert [row["name"] for row in json.loads(text)["models"]] == list(card_names())
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+    assert run(["doctor", "--json"]) == 0
+    (text,) = capsys.readouterr().out.splitlines()
+    assert isinstance(json.loads(text), dict)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"debiexport {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["onnx"], ["check"], ["predict"], ["models"], ["doctor"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--help"]) == 0
+    said = capsys.readouterr()
+    assert "Usage" in said.out
+    assert said.err == ""
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    said = capsys.readouterr()
+    assert errors(said.err) == ["error: no command was given; see debiexport --help"]
+    assert "onnx" in said.out
+
+
+@pytest.mark.parametrize("arguments", [["onnx", "--model", "nothing"], ["onnx", "--opset", "x", "--model", "x"]])
+def test_debug_shows_the_traceback(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*arguments, "--debug"]) == 2
+    said = capsys.readouterr()
+    assert "Traceback" in said.err
+    assert len(errors(said.err)) == 1
+    assert said.out == ""
+
+
+# ---------------------------------------------------------------------------- bugs and interruptions
+
+
+def _break(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("debiexport.static.network.StaticNetwork.of", fail)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_bug_is_called_a_bug(
+    debug: bool, tiny_card_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch, ZeroDivisionError("two\nlines"))
+    assert run(["onnx", "--model", str(tiny_card_file), *(["--debug"] * debug)]) == 1
+    said = capsys.readouterr()
+    (line,) = errors(said.err)
+    assert "a bug of debiexport (ZeroDivisionError: two lines)" in line
+    assert ("Traceback" in said.err) is debug
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_out_of_memory(
+    tiny_card_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch, MemoryError())
+    assert run(["onnx", "--model", str(tiny_card_file)]) == 1
+    assert "out of memory" in errors(capsys.readouterr().err)[0]
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_interruption(
+    json_wanted: bool, tiny_card_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch, KeyboardInterrupt())
+    assert run(["onnx", "--model", str(tiny_card_file), *(["--json"] * json_wanted)]) == 130
+    said = capsys.readouterr()
+    assert errors(said.err) == ["error: interrupted: nothing half-written was left behind"]
+    assert "Traceback" not in said.err
+    assert bool(said.out) is json_wanted
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(["--version"])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# --------------------------------------------------------------------------------- real processes
+
+
+def start(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "debiexport", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ONE_THREAD,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", ["converting", "proving"])
+def test_real_signals(number: signal.Signals, step: str, tiny_card_file: Path, tmp_path: Path) -> None:
+    """In the midst of the tracing, which catches exceptions of its own, and of the runs of the network."""
+    process = start(
+        ["onnx", "--model", str(tiny_card_file), "--image-size", "64", "--output", str(tmp_path / "a" / "out")]
+    )
+    assert process.stderr is not None
+    said = ""
+    while step not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(0.3 if step == "converting" else 0.05)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130, said + rest
+    assert len(errors(rest)) == 1
+    assert "Traceback" not in rest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
+    assert list(Path.cwd().iterdir()) == []
+
+
+_FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+from debiexport.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_fills_up(tiny_card_file: Path, tmp_path: Path) -> None:
+    arguments = ["onnx", "--model", str(tiny_card_file), "--image-size", "64", "--output", str(tmp_path / "a" / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | ONE_THREAD,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = errors(done.stderr)
+    assert "cannot be written (File too large" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
+
+
+_IMPORTS = """
+import sys
+from debiexport.cli.main import run
+code = run(sys.argv[1:])
+heavy = [name for name in ("torch", "onnx", "onnxruntime", "numpy", "PIL", "safetensors") if name in sys.modules]
+print(code, heavy)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["onnx", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", _IMPORTS, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_names_that_are_no_text(dynamic_bundle: Path, image: Path) -> None:
+    """A file's name may be bytes that no encoding explains, and the terminal may know ASCII only."""
+    strange = os.fsdecode(os.fsencode(image.parent) + b"/\xff\xe9.png")
+    shutil.copy(image, strange)
+    for options in ([], ["--json"]):
+        for encoding in ("utf-8", "ascii"):
+            done = subprocess.run(
+                [sys.executable, "-m", "debiexport", "predict", str(dynamic_bundle), strange, *options],
+                capture_output=True,
+                env=os.environ | {"PYTHONIOENCODING": encoding},
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            if options:
+                assert json.loads(done.stdout)["predictions"][0]["image"] == strange
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "debiexport", "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert len(errors(done.stderr)) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away() -> None:
+    process = start(["models"])
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said == ""

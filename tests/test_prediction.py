@@ -1,0 +1,213 @@
+"""Classifying and measuring accuracy, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from debiexport.bundle import Bundle, open_bundle
+from debiexport.errors import BundleError, ImageError, UsageError
+from debiexport.manifest import MANIFEST
+from debiexport.prediction import PredictResult, evaluate, predict
+from debiexport.preprocess import load_batch
+
+OneLine = Callable[[BaseException], str]
+LABELS = ["ant", "bee", "cät", "dog", "eel", "fox"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    paths = []
+    for i in range(10):
+        random = np.random.default_rng(i)
+        coarse = random.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        path = folder / f"{9 - i}.png"  # the order given is not the alphabetical one
+        Image.fromarray(coarse).resize((100, 80), Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths
+
+
+def label(bundle: Path, labels: list[str] | None = None) -> Bundle:
+    data = json.loads((bundle / MANIFEST).read_text())
+    data["labels"] = labels or LABELS
+    (bundle / MANIFEST).write_text(json.dumps(data))
+    return open_bundle(bundle)
+
+
+def expected(bundle: Path, images: list[Path]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Probabilities, one image at a time where the batch allows it."""
+    opened = open_bundle(bundle)
+    manifest, runtime = opened.manifest, opened.runtime(1)
+    rows = []
+    for path in images:
+        batch = load_batch([path] * (runtime.batch or 1), manifest.card.preprocessing, manifest.image_size)
+        logits = runtime.run({"images": batch})["logits"][0].astype(np.float64)
+        rows.append(np.exp(logits) / np.exp(logits).sum())
+    return np.stack(rows)
+
+
+def same(result: PredictResult, shares: np.ndarray[tuple[int, int], np.dtype[np.float64]], images: list[Path]) -> None:
+    assert [p.image for p in result.predictions] == [str(path) for path in images]
+    for prediction, row in zip(result.predictions, shares, strict=True):
+        found = {score.index: score.probability for score in prediction.classes}
+        np.testing.assert_allclose([found[i] for i in sorted(found)], row[sorted(found)], rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------- predict
+
+
+def test_probabilities(dynamic_bundle: Path, images: list[Path]) -> None:
+    result = predict(dynamic_bundle, images, top=6)
+    assert result.notes == ()
+    same(result, expected(dynamic_bundle, images), images)
+    for prediction in result.predictions:
+        shares = [score.probability for score in prediction.classes]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1)
+        assert {score.index for score in prediction.classes} == set(range(6))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10])
+def test_static_batch_is_filled_up(static_bundle: Path, images: list[Path], count: int) -> None:
+    same(predict(static_bundle, images[:count], top=6), expected(static_bundle, images[:count]), images[:count])
+
+
+def test_an_image_given_twice(dynamic_bundle: Path, images: list[Path]) -> None:
+    twice = [images[1], images[0], images[1]]
+    first, _, third = predict(dynamic_bundle, [str(path) for path in twice], threads=1).predictions
+    assert first.image == third.image
+    assert [score.index for score in first.classes] == [score.index for score in third.classes]
+
+
+@pytest.mark.parametrize(("top", "classes"), [(1, 1), (3, 3), (6, 6), (100, 6)])
+def test_top(dynamic_bundle: Path, images: list[Path], top: int, classes: int) -> None:
+    (prediction,) = predict(dynamic_bundle, images[:1], top=top).predictions
+    assert len(prediction.classes) == classes
+
+
+def test_labels(dynamic_bundle: Path, images: list[Path]) -> None:
+    (plain,) = predict(dynamic_bundle, images[:1]).predictions
+    assert {score.label for score in plain.classes} == {None}
+    assert f"class {plain.classes[0].index}" in str(plain)
+    (named,) = predict(label(dynamic_bundle), images[:1]).predictions
+    assert [score.label for score in named.classes] == [LABELS[score.index] for score in named.classes]
+    assert LABELS[named.classes[0].index] in str(named)
+
+
+def test_result_as_dict(dynamic_bundle: Path, images: list[Path]) -> None:
+    result = predict(dynamic_bundle, images[:2], top=1)
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert [entry["image"] for entry in data["predictions"]] == [str(path) for path in images[:2]]
+    assert str(images[1]) in str(result)
+
+
+def test_unverified_bundles_are_told(dynamic_bundle: Path, images: list[Path]) -> None:
+    left = dynamic_bundle.rename(dynamic_bundle.with_name("x.unverified"))
+    (note,) = predict(left, images[:1]).notes
+    assert "do not rely" in note
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_below_one(dynamic_bundle: Path, images: list[Path], one_line: OneLine, top: int) -> None:
+    with pytest.raises(UsageError, match="--top") as caught:
+        predict(dynamic_bundle, images, top=top)
+    one_line(caught.value)
+
+
+def test_no_images(dynamic_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        predict(dynamic_bundle, [])
+
+
+def test_bad_images(dynamic_bundle: Path, images: list[Path], one_line: OneLine) -> None:
+    text = images[0].with_name("text.png")
+    text.write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.png") as caught:
+        predict(dynamic_bundle, [images[0], text])
+    one_line(caught.value)
+    with pytest.raises(UsageError, match=r"nowhere\.png"):
+        predict(dynamic_bundle, [images[0], images[0].with_name("nowhere.png")])
+
+
+def test_altered_bundle(dynamic_bundle: Path, images: list[Path]) -> None:
+    with (dynamic_bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleError):
+        predict(dynamic_bundle, images)
+
+
+# ---------------------------------------------------------------------------------------- evaluate
+
+
+def sort_into(root: Path, images: list[Path], names: list[str]) -> Path:
+    for path, name in zip(images, names, strict=True):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        path.rename(root / name / path.name)
+    return root
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("batch", ["dynamic", "static"])
+def test_accuracy(
+    dynamic_bundle: Path, static_bundle: Path, images: list[Path], tmp_path: Path, labelled: bool, batch: str
+) -> None:
+    """Four images under their best class, three under their second, three under their last of six."""
+    path = dynamic_bundle if batch == "dynamic" else static_bundle
+    order = np.argsort(-expected(path, images), axis=1)
+    rank = [0] * 4 + [1] * 3 + [5] * 3
+    names = LABELS if labelled else [str(i) for i in range(6)]
+    root = sort_into(tmp_path / "eval", images, [names[order[i, rank[i]]] for i in range(10)])
+    (root / "README.txt").write_text("not a class")
+    (root / ".cache").mkdir()
+    next(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")).joinpath(".DS_Store").write_text("x")
+    bundle = label(path) if labelled else open_bundle(path)
+    lines: list[str] = []
+    accuracy = evaluate(bundle, root, threads=1, progress=lines.append)
+    assert (accuracy.images, accuracy.top1, accuracy.top5) == (10, 0.4, 0.7)
+    assert accuracy.to_dict() == {"images": 10, "top1": 0.4, "top5": 0.7}
+    assert str(accuracy) == "top-1 40.00%, top-5 70.00% of 10 images"
+    assert "10 images" in lines[0]
+
+
+@pytest.mark.parametrize(("labelled", "name", "words"), [(True, "0", "labels"), (False, "ant", "class indices")])
+def test_folder_of_no_class(
+    dynamic_bundle: Path, images: list[Path], tmp_path: Path, one_line: OneLine, labelled: bool, name: str, words: str
+) -> None:
+    bundle = label(dynamic_bundle) if labelled else open_bundle(dynamic_bundle)
+    root = sort_into(tmp_path / "eval", images, [name] * 10)
+    with pytest.raises(UsageError, match=words) as caught:
+        evaluate(bundle, root)
+    assert repr(name) in one_line(caught.value)
+
+
+def test_label_of_several_classes(dynamic_bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    """ImageNet has two cranes: a folder of that name is of neither for certain."""
+    bundle = label(dynamic_bundle, ["crane", "bee", "crane", "dog", "eel", "fox"])
+    with pytest.raises(UsageError, match="'crane'"):
+        evaluate(bundle, sort_into(tmp_path / "eval", images, ["crane"] * 10))
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "empty", "empty classes", "file"])
+def test_nothing_to_measure(dynamic_bundle: Path, tmp_path: Path, one_line: OneLine, kind: str) -> None:
+    root = tmp_path / "eval"
+    if kind == "file":
+        root.write_text("x")
+    elif kind != "nowhere":
+        (root / "0" if kind == "empty classes" else root).mkdir(parents=True)
+    with pytest.raises(UsageError, match="--eval") as caught:
+        evaluate(open_bundle(dynamic_bundle), root)
+    one_line(caught.value)
+
+
+def test_broken_image_among_them(dynamic_bundle: Path, images: list[Path], tmp_path: Path) -> None:
+    root = sort_into(tmp_path / "eval", images, ["0"] * 10)
+    (root / "0" / "notes.txt").write_text("no image")
+    with pytest.raises(ImageError, match=r"notes\.txt"):
+        evaluate(open_bundle(dynamic_bundle), root)
