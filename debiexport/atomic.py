@@ -91,9 +91,11 @@ def staged_folder(destination: Path, *, force: bool = False, marker: str) -> Ite
 
 
 def _explain(error: OSError, destination: Path) -> DebiexportError:
-    where = error.filename or destination
+    where = str(error.filename or "")
+    if f".{destination.name}." in where:  # the temporary folder, whose name says nothing
+        where = ""
     return OutputError(
-        f"--output {destination} cannot be written ({error.strerror or error}, at {where}):"
+        f"--output {destination} cannot be written ({error.strerror or error}{where and f', at {where}'}):"
         " free some space or choose another folder"
     )
 

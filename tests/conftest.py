@@ -5,6 +5,7 @@ The tiny cards have S = 2 and images of 64 pixels, so their maps are 16, 8, 4 an
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from debiexport.cards import Card, parse_card
 
 # On small networks a second thread gains nothing, and on a busy machine waiting for it costs a lot.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for the processes that tests start
 
 _TAIL = """
 [preprocessing]

@@ -88,3 +88,19 @@ def test_data_outside_the_file_is_refused(model: Path) -> None:
 def test_float32_copies_only_if_it_must() -> None:
     assert float32(X) is X
     assert float32(X.astype(np.float64)).dtype == np.float32
+
+
+def test_data_outside_the_file_is_found_in_attributes_too(model: Path) -> None:
+    proto = onnx.load(model)
+    tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    proto.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+    model.write_bytes(proto.SerializeToString())
+    with pytest.raises(BundleError, match="keeps 't' in another file"):
+        refuse_external_data(model)
+
+
+def test_inputs_that_do_not_fit(model: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be run"):
+        OrtRuntime(model).run({"x": np.zeros((1, 3), np.float32)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -63,6 +64,9 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; no exception leaves this function."""
     # Known before the options are parsed, so that errors in them are reported as asked for.
     OUTPUT.configure(as_json="--json" in arguments, debug="--debug" in arguments)
+    # Read by torch's thread pool when it starts: threads that spin while they wait make every step
+    # many times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(arguments)
@@ -75,7 +79,10 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         result = app(arguments, prog_name="debiexport", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        if code == Interrupted.exit_code:  # typer makes an exit of Ctrl-C, without a word
+            raise Interrupted
+        return code
     except (KeyboardInterrupt, Interrupted):
         raise
     except typer.Abort as error:
@@ -86,7 +93,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(error)
     except _CommandLineError as error:
         text = error.format_message().rstrip(".") or "no command was given"
-        return _fail(UsageError(f"{text}; see debiexport --help"))
+        return _fail(UsageError(f"{text}; see debiexport --help"), error)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; there is nobody left to tell
         return 1

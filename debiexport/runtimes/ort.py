@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -40,7 +40,12 @@ class OrtRuntime:
         """See `Runtime.run`."""
         session = self._session if not taps else self._with_taps(tuple(taps))
         names = [*self.outputs, *taps]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            results = session.run(names, dict(inputs))
+        except Exception as error:  # see _open
+            text = " ".join(str(error).split())[:300]
+            raise BundleError(f"{self.path.name} cannot be run by ONNX Runtime: {text}; export it again") from error
+        return dict(zip(names, results, strict=True))
 
     def _open(self, model: str | bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -78,6 +83,19 @@ def refuse_external_data(path: Path) -> None:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise BundleError(f"{path.name} is not an ONNX file: export it again") from error
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model.graph, [node for function in model.functions for node in function.node]):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise BundleError(f"{path.name} keeps {tensor.name!r} in another file; a bundle's model is one file")
+
+
+def _tensors(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto] = ()) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph: initializers, and those in attributes and subgraphs of its nodes and of `nodes`."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in (*graph.node, *nodes):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    yield from _tensors(inner)
