@@ -17,7 +17,7 @@ from debiexport.cards import Card, parse_card
 
 # On small networks a second thread gains nothing, and on a busy machine waiting for it costs a lot.
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for the processes that tests start
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # for the processes that tests start
 
 _TAIL = """
 [preprocessing]

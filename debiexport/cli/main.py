@@ -64,9 +64,9 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; no exception leaves this function."""
     # Known before the options are parsed, so that errors in them are reported as asked for.
     OUTPUT.configure(as_json="--json" in arguments, debug="--debug" in arguments)
-    # Read by torch's thread pool when it starts: threads that spin while they wait make every step
-    # many times slower as soon as another process wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Read by torch's thread pool when it starts. By default its threads spin for milliseconds while they
+    # wait, which makes every step many times slower as soon as another process wants a core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(arguments)
