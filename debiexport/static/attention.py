@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.static.mlp import StaticConvMLP
+from debiexport.static.ops.positions import Positions
+from debiexport.static.ops.routing.heads import merge_heads, split_heads
 from debiexport.static.slots import Slots
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
@@ -25,6 +27,11 @@ def pad_stream(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Ten
     if size == padded:
         return x
     return F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+
+
+def crop_map(x: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo `pad_map`; nothing where the sizes agree."""
+    return x if padded == size else x[:, : size[0], : size[1]]
 
 
 class StaticRegionAttention(nn.Module):
@@ -46,22 +53,21 @@ class StaticRegionAttention(nn.Module):
 
     def forward(self, stream: Tensor, taps: Taps) -> Tensor:
         """Residual stream -> what attention adds to it."""
-        g = self.geometry
-        x = pad_map(self.norm(self.layout.to_attention(stream)), g.map_size, g.padded_size)
-        tokens = self.routing.arrange(x)
-        v = self.v(tokens)
-        out = self.routing.restore(self.routing(self.q(tokens), self.k(tokens), v, taps))
-        local = x if g.kind == "full" else self.routing.restore(v)
-        out = self.layout.to_stream(out) + self.lepe(self.layout.to_stream(local))
-        if g.is_padded:
-            out = out[:, :, : g.map_size[0], : g.map_size[1]]
-        return self.proj(out)  # type: ignore[no-any-return]
+        g, layout = self.geometry, self.layout
+        x = pad_map(self.norm(layout.to_attention(stream)), g.map_size, g.padded_size)  # (N, H, W, C)
+        v = self.v(x)
+        out = self.routing(self.q(x), self.k(x), v, taps)
+        local = self.lepe(layout.to_stream(x if g.kind == "full" else v))
+        # Added as maps of attention, the sum goes straight into the projection.
+        out = crop_map(out + layout.to_attention(local), g.padded_size, g.map_size)
+        return self.proj(layout.to_stream(out))  # type: ignore[no-any-return]
 
 
 class StaticOffsets(nn.Module):
     """Positions of the agents: reference points plus one learned scalar per agent and group."""
 
-    centres: Tensor
+    centre_y: Tensor
+    centre_x: Tensor
 
     def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
         super().__init__()
@@ -80,17 +86,18 @@ class StaticOffsets(nn.Module):
         self.norm = slots.norm(self.group_width, weights.at("norm"), eps=1e-5)
         self.pointwise = self.layout.attention_pointwise(weights["pointwise.weight"], None)
         hk, wk = geometry.agent_size
+        self.agents = hk * wk
         y = (torch.arange(hk, dtype=torch.float64) + 0.5) / hk * 2 - 1
         x = (torch.arange(wk, dtype=torch.float64) + 0.5) / wk * 2 - 1
-        centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(1, 1, hk * wk, 2)
-        self.register_buffer("centres", centres.to(slots.dtype))
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        self.register_buffer("centre_y", y.reshape(1, 1, -1, 1).to(slots.dtype))
+        self.register_buffer("centre_x", x.reshape(1, 1, -1, 1).to(slots.dtype))
 
-    def forward(self, q: Tensor) -> Tensor:
-        """q (N, C, H, W) -> positions (N, G, n, 2), (y, x) in [-1, 1], of the agents before padding."""
-        t = self.conv(q).reshape(-1, self.groups, self.group_width, self.centres.shape[2])
-        t = F.gelu(self.norm(t.transpose(-2, -1)))  # (N, G, n, C/G)
-        positions: Tensor = self.centres + self.pointwise(t)
-        return positions.clamp(-1, 1)
+    def forward(self, q: Tensor) -> Positions:
+        """q (N, C, H, W) -> positions of the agents before padding."""
+        t = self.layout.to_attention(self.conv(q)).reshape(-1, self.agents, self.groups, self.group_width)
+        offset = self.pointwise(F.gelu(self.norm(t))).transpose(1, 2)  # (N, G, n, 1), for both coordinates
+        return Positions((self.centre_y + offset).clamp(-1, 1), (self.centre_x + offset).clamp(-1, 1))
 
 
 class StaticDBRA(nn.Module):
@@ -113,8 +120,7 @@ class StaticDBRA(nn.Module):
             return layout.attention_pointwise(weights[f"{name}.weight"], weights[f"{name}.bias"])
 
         self.norm = slots.norm(c, weights.at("norm"))
-        self.q = pointwise("q")
-        self.k, self.v = attention_pointwise("k"), attention_pointwise("v")
+        self.q, self.k, self.v = (attention_pointwise(part) for part in "qkv")
         self.offset = StaticOffsets(geometry, weights.at("offset"), slots)
         self.sampling = slots.sampling(geometry)
         self.agent_q = attention_pointwise("agent_q")
@@ -132,47 +138,44 @@ class StaticDBRA(nn.Module):
         """Residual stream -> what attention adds to it."""
         g, layout = self.geometry, self.layout
         x = pad_map(self.norm(layout.to_attention(stream)), g.map_size, g.padded_size)  # (N, H, W, C)
-        normed = layout.to_stream(x)
-        q = self.q(normed)
-        positions = self.offset(q)  # (N, G, n, 2)
+        q = self.q(x)
+        positions = self.offset(layout.to_stream(q))
 
-        agents = self.sampling(normed, positions).reshape(-1, g.channels, *self.agent_size)  # (N, C, Hk, Wk)
-        agents = pad_stream(agents, self.agent_size, self.padded_agent_size)
+        agents = self.sampling(layout.to_stream(x), positions)  # (N, C, n)
+        agents = pad_stream(agents.reshape(-1, g.channels, *self.agent_size), self.agent_size, self.padded_agent_size)
         agents = self.refine(x, agents, taps)  # (N, Hk, Wk, C)
 
         out = self.broadcast(q, agents, self.bias(self._pad_positions(positions)))
-        if g.is_padded:
-            out = out[:, :, : g.map_size[0], : g.map_size[1]]
-        return self.proj(out)  # type: ignore[no-any-return]
+        return self.proj(layout.to_stream(crop_map(out, g.padded_size, g.map_size)))  # type: ignore[no-any-return]
 
     def refine(self, x: Tensor, agents: Tensor, taps: Taps) -> Tensor:
         """Agents (N, C, Hk, Wk) attend to their routed regions of x (N, H, W, C), pass the inner MLP and norm."""
         layout = self.layout
-        tokens = self.routing.arrange(x)
         v = self.v(x)
-        queries = self.agent_q(self.routing.arrange(layout.to_attention(agents)))
-        attended = self.routing.restore(self.routing(queries, self.k(tokens), self.routing.arrange(v), taps))
-        lepe = pad_stream(self.lepe(layout.to_stream(v)), self.agent_size, self.padded_agent_size)
-        agents = agents + self.unify(layout.to_stream(attended) + lepe)
+        attended = self.routing(self.agent_q(layout.to_attention(agents)), self.k(x), v, taps)
+        local = pad_stream(self.lepe(layout.to_stream(v)), self.agent_size, self.padded_agent_size)
+        agents = agents + self.unify(layout.to_stream(attended + layout.to_attention(local)))
         agents = agents + self.mlp(layout.to_stream(self.mlp_norm(layout.to_attention(agents))))
         return self.agent_norm(layout.to_attention(agents))  # type: ignore[no-any-return]
 
     def broadcast(self, q: Tensor, agents: Tensor, bias: Tensor) -> Tensor:
-        """Every token of q (N, C, H, W) attends to the agents (N, Hk, Wk, C) -> (N, C, H, W)."""
+        """Every token of the map q (N, H, W, C) attends to the agents (N, Hk, Wk, C) -> (N, H, W, C)."""
         g = self.geometry
         m, d = g.heads, g.head_width
-        height, width = g.padded_size
         n = self.padded_agent_size[0] * self.padded_agent_size[1]
-        queries = q.reshape(-1, m, d, height * width).transpose(-2, -1)  # (N, M, HW, d)
-        k, v = (p(agents).reshape(-1, n, m, d).transpose(1, 2) for p in (self.agent_k, self.agent_v))
+        queries = split_heads(q, m, g.padded_size[0] * g.padded_size[1], d)  # (N, M, HW, d)
+        k, v = (split_heads(p(agents), m, n, d) for p in (self.agent_k, self.agent_v))
         scores = queries @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
-        out: Tensor = (scores.softmax(-1) @ v).transpose(-2, -1)
-        return out.reshape(-1, g.channels, height, width)
+        return merge_heads(scores.softmax(-1) @ v, m, g.padded_size, d)
 
-    def _pad_positions(self, positions: Tensor) -> Tensor:
-        """Positions (N, G, n, 2) of the padded agents: padding stands at the centre, zero."""
+    def _pad_positions(self, positions: Positions) -> Positions:
+        """Positions of the padded agents: padding stands at the centre, zero."""
         if self.agent_size == self.padded_agent_size:
             return positions
         (hk, wk), (ph, pw) = self.agent_size, self.padded_agent_size
-        grid = positions.reshape(-1, positions.shape[1], hk, wk, 2)
-        return F.pad(grid, (0, 0, 0, pw - wk, 0, ph - hk)).flatten(2, 3)
+        groups = positions.y.shape[1]
+
+        def pad(p: Tensor) -> Tensor:
+            return F.pad(p.reshape(-1, groups, hk, wk), (0, pw - wk, 0, ph - hk)).reshape(-1, groups, ph * pw, 1)
+
+        return Positions(pad(positions.y), pad(positions.x))

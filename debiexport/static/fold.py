@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry, Geometry
-from debiexport.names import attention_parts, block_name, stage_name
+from debiexport.names import attention_parts, block_name, feature_name, stage_name
 from debiexport.reference.bra import BRA
 from debiexport.reference.dbra import DBRA, ChannelNorm
 from debiexport.reference.full import FullAttention
 from debiexport.reference.mlp import ConvMLP
-from debiexport.reference.network import DoubleBlock, ReferenceNetwork, SingleBlock
+from debiexport.reference.network import DoubleBlock, FeatureNorm, ReferenceNetwork, SingleBlock
 from debiexport.static.weights import Weights
 
 Affine = tuple[Tensor, Tensor]  # weight (out, in[, kh, kw]), bias (out)
@@ -120,6 +120,11 @@ def _network(reference: ReferenceNetwork, geometry: Geometry) -> Named:
             parts = {p: geometry.attentions[f"{name}.{p}"] for p in attention_parts(reference.card)}
             for key, tensor in _block(blocks[j], parts):
                 yield f"{name}.{key}", tensor
+    if reference.card.num_classes is None:
+        for i, norm in enumerate(reference.extra_norms):
+            assert isinstance(norm, FeatureNorm)
+            yield from _norm(feature_name(i), norm.ln)
+        return
     yield from _named("head", fold_batch_norm_before(*_affine(reference.head), reference.norm))
 
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from debiexport.geometry import Geometry
 from debiexport.lowerings import LOWERINGS, Lowering
-from debiexport.names import attention_parts, block_name, stage_name
+from debiexport.names import attention_parts, block_name, feature_name, output_names, stage_name
 from debiexport.reference.network import ReferenceNetwork
+from debiexport.signature import NORMALIZED, UINT8
 from debiexport.static.attention import StaticDBRA, StaticRegionAttention
 from debiexport.static.fold import fold_network
 from debiexport.static.mlp import StaticConvMLP, StaticLinearMLP
+from debiexport.static.pixels import PixelInput
 from debiexport.static.slots import Slots
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
@@ -99,28 +101,48 @@ class StaticStem(nn.Module):
         return x
 
 
+class StaticFeature(nn.Module):
+    """A stage's map (N, C, H, W), normed over its channels, as a dense backbone gives it."""
+
+    def __init__(self, channels: int, weights: Weights, slots: Slots) -> None:
+        super().__init__()
+        self.layout = slots.layout
+        self.norm = slots.norm(channels, weights, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layout.to_stream(self.norm(self.layout.to_attention(x)))
+
+
 class StaticNetwork(nn.Module):
-    """Images (N, 3, H, W) -> logits (N, classes), every shape but N known.
+    """Images (N, 3, H, W) -> logits (N, classes) or features (N, C, H, W), every shape but N known.
 
     Args:
         geometry: sizes at one image size.
         weights: folded for this geometry, see `fold.fold_network`.
         lowering: implementation of each slot.
+        input: "normalized", or "uint8" for images (N, H, W, 3) of bytes, see `static.pixels`.
 
     Raises:
         UsageError: an implementation does not serve this geometry.
     """
 
-    def __init__(self, geometry: Geometry, weights: Weights, lowering: Lowering) -> None:
+    def __init__(
+        self, geometry: Geometry, weights: Weights, lowering: Lowering, input: str = NORMALIZED
+    ) -> None:
         super().__init__()
-        self.geometry, self.lowering = geometry, lowering
-        dtype = weights["head.weight"].dtype
+        self.geometry, self.lowering, self.input = geometry, lowering, input
+        dtype = weights["stem.conv1.weight"].dtype
         slots = Slots(lowering, dtype)
         self.layout = slots.layout
+        self.pixels = PixelInput(geometry.card.preprocessing, dtype) if input == UINT8 else nn.Identity()
         self.stem = StaticStem(geometry, weights.at("stem"), slots)
-        for i in range(len(geometry.card.stages)):
+        for i, stage in enumerate(geometry.card.stages):
             self.add_module(stage_name(i), StaticStage(i, geometry, weights, slots))
-        self.head = self.layout.attention_pointwise(weights["head.weight"], weights["head.bias"])
+            if geometry.card.num_classes is None:
+                name = feature_name(i)
+                self.add_module(name, StaticFeature(stage.channels, weights.at(name), slots))
+        if geometry.card.num_classes is not None:
+            self.head = self.layout.attention_pointwise(weights["head.weight"], weights["head.bias"])
         self.eval()
 
     @classmethod
@@ -130,15 +152,33 @@ class StaticNetwork(nn.Module):
         image_size: tuple[int, int] | None = None,
         lowering: Lowering = LOWERINGS["gather"],
         dtype: torch.dtype = torch.float32,
+        input: str = NORMALIZED,
     ) -> StaticNetwork:
         """Fold a loaded reference network and rebuild it for one image size."""
         geometry = Geometry.of(reference.card, image_size or reference.image_size)
-        return cls(geometry, fold_network(reference, geometry, dtype), lowering)
+        return cls(geometry, fold_network(reference, geometry, dtype), lowering, input)
 
-    def forward(self, images: Tensor, taps: Taps | None = None) -> Tensor:
-        """Logits (N, classes); `taps` receives the tensors with stable names."""
-        taps = Taps() if taps is None else taps
-        x = self.stem(images)
+    def forward(self, images: Tensor, taps: Taps | None = None) -> Tensor | tuple[Tensor, ...]:
+        """Logits, or the features of all stages; `taps` receives the tensors with stable names."""
+        outputs = self.outputs(images, Taps() if taps is None else taps)
+        return outputs if self.geometry.card.num_classes is None else outputs[0]
+
+    def outputs(self, images: Tensor, taps: Taps) -> tuple[Tensor, ...]:
+        """The outputs in the order of `names.output_names`."""
+        x, features = self.stem(self.pixels(images)), []
         for i in range(len(self.geometry.card.stages)):
             x = getattr(self, stage_name(i))(x, taps)
-        return self.head(self.layout.pool(x))  # type: ignore[no-any-return]
+            if self.geometry.card.num_classes is None:
+                features.append(getattr(self, feature_name(i))(x))
+        return tuple(features) or (self.head(self.layout.pool(x)),)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return output_names(self.geometry.card)
+
+    def example(self, batch: int) -> Tensor:
+        """Images of zeros in the form that the network takes."""
+        height, width = self.geometry.image_size
+        if self.input == UINT8:
+            return torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+        return torch.zeros(batch, 3, height, width)

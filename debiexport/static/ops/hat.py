@@ -17,5 +17,5 @@ def pixels(n: int, dtype: torch.dtype) -> Tensor:
 
 
 def hat(t: Tensor, centres: Tensor) -> Tensor:
-    """Weights (..., n) of the pixels `centres` (n,) at the positions t (...)."""
-    return F.relu(1 - (t.unsqueeze(-1) - centres).abs())
+    """Weights of the pixels `centres` at the positions t; the two broadcast against each other."""
+    return F.relu(1 - (t - centres).abs())

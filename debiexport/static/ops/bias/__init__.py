@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.bias.grid_sample import GridBias
 from debiexport.static.ops.bias.hat import HatBias
 
-IMPLEMENTATIONS = {"hat": HatBias}
+IMPLEMENTATIONS = {"grid_sample": GridBias, "hat": HatBias}

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.static.ops.hat import hat, pixels
+from debiexport.static.ops.positions import Positions
 
 
 class HatBias(nn.Module):
     """See the module."""
 
     table: Tensor
-    entries: Tensor
-    row_steps: Tensor
-    column_steps: Tensor
+    row_entries: Tensor
+    column_entries: Tensor
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
-        """None, or why this implementation cannot serve the geometry."""
+        """None: every geometry is served."""
         return None
 
     def __init__(self, geometry: AttentionGeometry, table: Tensor) -> None:
@@ -34,21 +34,22 @@ class HatBias(nn.Module):
         self.groups, self.heads = geometry.stage.offset_groups, geometry.heads
         self.height, self.width = geometry.padded_size
         self.side = table.shape[-1]
-        self.reach = (self.side - 1) / 4  # (q-1)/2
         per_group = self.heads // self.groups
         self.register_buffer("table", table.reshape(1, self.groups, per_group, self.side, self.side))
-        self.register_buffer("entries", pixels(self.side, table.dtype))
-        half = (self.side - 1) / 2  # q-1
-        for name, n in (("row_steps", self.height), ("column_steps", self.width)):
-            steps = torch.arange(n, dtype=torch.float64) * half / (n - 1)
-            self.register_buffer(name, steps.to(table.dtype))
+        step = (self.side - 1) / 2  # q-1
+        self.reach = step / 2
+        # Table entry u seen from token row i: u - i (q-1)/(H-1). What is left is the agent's share, (1-p)(q-1)/2.
+        entries = pixels(self.side, torch.float64)
+        for name, n in (("row_entries", self.height), ("column_entries", self.width)):
+            seen = entries - pixels(n, torch.float64).unsqueeze(-1) * step / (n - 1)
+            self.register_buffer(name, seen.to(table.dtype))
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """positions (N, G, n, 2), (y, x) in [-1, 1] -> bias (N, M, H*W, n)."""
-        agents = positions.shape[2]
-        shift = (1 - positions) * self.reach
-        rows = hat(shift[..., :1] + self.row_steps, self.entries)  # (N, G, n, H, 2q-1)
-        columns = hat(shift[..., 1:] + self.column_steps, self.entries)  # (N, G, n, W, 2q-1)
+    def forward(self, positions: Positions) -> Tensor:
+        """Bias (N, M, H*W, n) of every token against every agent."""
+        agents = positions.y.shape[2]
+        shift_y, shift_x = (((1 - p) * self.reach).unsqueeze(-1) for p in positions)  # (N, G, n, 1, 1)
+        rows = hat(shift_y, self.row_entries)  # (N, G, n, H, 2q-1)
+        columns = hat(shift_x, self.column_entries)  # (N, G, n, W, 2q-1)
         rows = rows.reshape(-1, self.groups, 1, agents * self.height, self.side)
         lines = rows @ self.table  # (N, G, M/G, n*H, 2q-1)
         lines = lines.reshape(-1, self.groups, self.heads // self.groups, agents, self.height, self.side)

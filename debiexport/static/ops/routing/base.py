@@ -11,7 +11,7 @@ from debiexport.static.taps import Taps
 
 
 class Routing(nn.Module, ABC):
-    """Who attends to whom, and the attention itself, in an order of tokens of its own.
+    """Who attends to whom, and the attention itself; the order of tokens inside is its own affair.
 
     Attributes:
         exposes: last parts of the stable names that it records.
@@ -19,19 +19,15 @@ class Routing(nn.Module, ABC):
 
     exposes: tuple[str, ...] = ()
 
+    def __init__(self, geometry: AttentionGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
     @staticmethod
     @abstractmethod
     def supports(geometry: AttentionGeometry) -> str | None:
         """None, or why this implementation cannot serve the geometry."""
 
     @abstractmethod
-    def arrange(self, x: Tensor) -> Tensor:
-        """A padded map (N, H, W, C) -> tokens (N, H*W, C) in this implementation's order."""
-
-    @abstractmethod
-    def restore(self, x: Tensor) -> Tensor:
-        """Tokens (N, L, C) of those who attend -> their padded map (N, H, W, C)."""
-
-    @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
-        """q (N, Lq, C), scaled; k, v (N, L, C), all in this order -> (N, Lq, C)."""
+        """Padded maps q (N, Hq, Wq, C), scaled, and k, v (N, H, W, C) -> attention (N, Hq, Wq, C)."""

@@ -17,7 +17,7 @@ from debiexport.static.taps import Taps
 
 
 class EverywhereRouting(Routing):
-    """Tokens stay in row-major order of the map."""
+    """See the module."""
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
@@ -26,25 +26,12 @@ class EverywhereRouting(Routing):
             return None
         return f"top-k {geometry.top_k} of {geometry.region_count} regions has to be chosen"
 
-    def __init__(self, geometry: AttentionGeometry) -> None:
-        super().__init__()
-        self.geometry = geometry
-
-    def arrange(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H*W, C)"""
-        return x.flatten(1, 2)
-
-    def restore(self, x: Tensor) -> Tensor:
-        """(N, L, C) of those who attend -> their map (N, H, W, C)."""
-        height, width = self.geometry.query_size
-        return x.reshape(-1, height, width, self.geometry.channels)
-
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
-        """q (N, Lq, C), scaled; k, v (N, L, C) -> (N, Lq, C)."""
+        """See `Routing.forward`."""
         g = self.geometry
         queries, keys = prod(g.query_size), prod(g.padded_size)
         q = split_heads(q, g.heads, queries, g.head_width)
         k = split_heads(k, g.heads, keys, g.head_width)
         v = split_heads(v, g.heads, keys, g.head_width)
         out = (q @ k.transpose(-2, -1)).softmax(-1) @ v
-        return merge_heads(out, g.heads, queries, g.head_width)
+        return merge_heads(out, g.heads, g.query_size, g.head_width)

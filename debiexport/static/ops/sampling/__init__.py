@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.sampling.grid_sample import GridSampling
 from debiexport.static.ops.sampling.hat import HatSampling
 
-IMPLEMENTATIONS = {"hat": HatSampling}
+IMPLEMENTATIONS = {"grid_sample": GridSampling, "hat": HatSampling}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.static.ops.hat import hat, pixels
+from debiexport.static.ops.positions import Positions
 
 
 class HatSampling(nn.Module):
@@ -20,7 +21,7 @@ class HatSampling(nn.Module):
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
-        """None, or why this implementation cannot serve the geometry."""
+        """None: every geometry is served."""
         return None
 
     def __init__(self, geometry: AttentionGeometry, dtype: torch.dtype) -> None:
@@ -31,20 +32,11 @@ class HatSampling(nn.Module):
         self.register_buffer("rows", pixels(self.height, dtype))
         self.register_buffer("columns", pixels(self.width, dtype))
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Sample a map at the agents' positions, group-wise.
-
-        Args:
-            x: (N, C, H, W)
-            positions: (N, G, n, 2), (y, x) in [-1, 1] with align_corners=True.
-
-        Returns:
-            (N, C, n)
-        """
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        """Sample a map (N, C, H, W) at the agents' positions, group-wise -> (N, C, n)."""
         channels = x.shape[1]
-        at = (positions + 1) * 0.5
-        rows = hat(at[..., 0] * (self.height - 1), self.rows)  # (N, G, n, H)
-        columns = hat(at[..., 1] * (self.width - 1), self.columns)  # (N, G, n, W)
+        rows = hat((positions.y + 1) * ((self.height - 1) / 2), self.rows)  # (N, G, n, H)
+        columns = hat((positions.x + 1) * ((self.width - 1) / 2), self.columns)  # (N, G, n, W)
         weights = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(-2)  # (N, G, n, HW)
         grouped = x.reshape(-1, self.groups, channels // self.groups, self.height * self.width)
         return (grouped @ weights.transpose(-2, -1)).flatten(1, 2)

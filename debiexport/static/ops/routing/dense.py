@@ -1,0 +1,73 @@
+"""Routing by masks: every query meets every key, and what was not routed to is pushed out of the softmax.
+
+Uses comparisons and matrix products only: no top-k, no gather. A region is among the k best of a row if
+fewer than k others are better, or equal and before it, which is counted: R x R x R comparisons.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from debiexport.geometry import AttentionGeometry
+from debiexport.names import AFFINITY, ROUTES
+from debiexport.static.ops.routing.base import Routing
+from debiexport.static.ops.routing.gather import describe
+from debiexport.static.ops.routing.heads import merge_regions, split_regions
+from debiexport.static.taps import Taps
+
+MAX_COMPARISONS = 2**24
+MAX_SCORES = 2**26
+OUT_OF_REACH = -3.0e4
+"""Added to the scores of keys that are not routed to: their weight is 0 in float32, and float16 holds it."""
+
+
+class DenseRouting(Routing):
+    """See the module."""
+
+    exposes = (AFFINITY, ROUTES)
+    before: Tensor
+
+    @staticmethod
+    def supports(geometry: AttentionGeometry) -> str | None:
+        """None, or that ranking by counting or the dense scores would take too much memory."""
+        comparisons = geometry.region_count**3
+        if comparisons > MAX_COMPARISONS:
+            return f"ranking {geometry.region_count} regions by counting takes {comparisons} comparisons an image"
+        scores = geometry.heads * prod(geometry.query_size) * prod(geometry.padded_size)
+        if scores > MAX_SCORES:
+            return f"dense attention takes {scores} scores an image"
+        return None
+
+    def __init__(self, geometry: AttentionGeometry) -> None:
+        super().__init__(geometry)
+        r = geometry.region_count
+        # before[j, i] = 1 where region i comes before region j: among equals the earlier one wins.
+        self.register_buffer("before", torch.ones(r, r).tril(-1))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
+        """See `Routing.forward`."""
+        g = self.geometry
+        r, m, d = g.region_count, g.heads, g.head_width
+        queries, keys = (prod(size) // r for size in (g.query_size, g.padded_size))
+        q = split_regions(q, m, g.query_size, g.regions, d)  # (N, M, R, Tq, d)
+        k, v = (split_regions(x, m, g.padded_size, g.regions, d) for x in (k, v))
+
+        affinity = taps.record(f"{g.name}.{AFFINITY}", describe(q) @ describe(k).transpose(-2, -1))
+        chosen = taps.record(f"{g.name}.{ROUTES}", self.choose(affinity))  # (N, R, R), 1 where routed to
+
+        k, v = (x.reshape(-1, m, r * keys, d) for x in (k, v))
+        scores = q.reshape(-1, m, r * queries, d) @ k.transpose(-2, -1)
+        mask = ((1 - chosen) * OUT_OF_REACH).reshape(-1, 1, r, 1, r, 1)
+        scores = scores.reshape(-1, m, r, queries, r, keys) + mask
+        out = scores.reshape(-1, m, r * queries, r * keys).softmax(-1) @ v
+        return merge_regions(out.reshape(-1, m, r, queries, d), m, g.query_size, g.regions, d)
+
+    def choose(self, affinity: Tensor) -> Tensor:
+        """Affinity (N, R, R) -> 1 where a region is among the k best of its row, else 0, in the same dtype."""
+        this, other = affinity.unsqueeze(-1), affinity.unsqueeze(-2)  # (N, R, j, 1), (N, R, 1, i)
+        better = (other > this).to(affinity.dtype)
+        earlier = (other == this).to(affinity.dtype) * self.before.to(affinity.dtype)
+        return ((better + earlier).sum(-1) < self.geometry.top_k).to(affinity.dtype)
