@@ -6,6 +6,7 @@ The functions behind every command of the CLI, importable without torch:
     export_onnx     a checkpoint as a verified ONNX bundle                    (needs debiexport[export])
     check           prove a bundle again, and measure its accuracy
     predict         classify images with a bundle
+    measure_latency bundles and what they are compared with, timed and proven
     list_models     the cards with counted parameters and multiply-adds
     diagnose        what is installed here and what can be done with it
 """
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from debiexport._version import __version__
 
 if TYPE_CHECKING:
+    from debiexport.bench.measuring import measure_latency
+    from debiexport.bench.report import LatencyResult
     from debiexport.cards import Card, load_card
     from debiexport.checking import CheckResult, check
     from debiexport.doctor import Diagnosis, diagnose
@@ -33,6 +36,7 @@ _HOMES = {
     "DebiexportError": "errors",
     "Diagnosis": "doctor",
     "ExportResult": "export",
+    "LatencyResult": "bench.report",
     "ModelRow": "models_table",
     "PredictResult": "prediction",
     "check": "checking",
@@ -41,6 +45,7 @@ _HOMES = {
     "list_models": "models_table",
     "load_card": "cards",
     "load_model": "loading",
+    "measure_latency": "bench.measuring",
     "predict": "prediction",
 }
 
@@ -50,6 +55,7 @@ __all__ = [
     "DebiexportError",
     "Diagnosis",
     "ExportResult",
+    "LatencyResult",
     "ModelRow",
     "PredictResult",
     "__version__",
@@ -59,6 +65,7 @@ __all__ = [
     "list_models",
     "load_card",
     "load_model",
+    "measure_latency",
     "predict",
 ]
 

@@ -1,7 +1,8 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -9,13 +10,67 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import mkdtemp, mkstemp
 from types import FrameType
 from typing import Any
 
 from debiexport.errors import DebiexportError, OutputError
 
 UNVERIFIED = ".unverified"
+
+
+class StagedFile:
+    """A temporary file beside its destination, written and then renamed; see `staged_file`."""
+
+    def __init__(self, path: Path, destination: Path, option: str) -> None:
+        self.path, self.destination, self._option = path, destination, option
+
+    def commit(self, text: str) -> None:
+        """Write the text and put the file in its place, replacing what is there.
+
+        Raises:
+            OutputError: that fails, as on a full disk.
+        """
+        try:
+            self.path.write_text(text, encoding="utf-8")
+            self.path.replace(self.destination)
+        except OSError as error:
+            raise _refuse_file(self.destination, self._option, error) from error
+
+
+@contextmanager
+def staged_file(destination: Path, option: str) -> Iterator[StagedFile]:
+    """Make sure that a file can be written before the work that it is to hold, and write it whole or not at all.
+
+    Args:
+        destination: the file to be; what is there is replaced by `commit`, and kept if there is none.
+        option: that named it, for the message.
+
+    Raises:
+        OutputError: it is a folder, or cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        try:
+            if destination.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            if destination.exists() and not os.access(destination, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            with _signals_held():
+                descriptor, name = mkstemp(prefix=".debiexport.", suffix=".partial", dir=destination.parent)
+                temporary = Path(name)
+                os.close(descriptor)
+            temporary.chmod(0o666 & ~_umask())
+        except OSError as error:
+            raise _refuse_file(destination, option, error) from error
+        yield StagedFile(temporary, destination, option)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _refuse_file(destination: Path, option: str, error: OSError) -> OutputError:
+    return OutputError(f"{option} {destination} cannot be written ({error.strerror or error}): choose another path")
 
 
 class StagedFolder:
@@ -46,10 +101,10 @@ def check_destination(destination: Path, *, force: bool, marker: str) -> None:
     """
     if not os.path.lexists(destination):  # False for names that no file can have: writing them fails later
         return
+    if not destination.is_dir() or destination.is_symlink():
+        raise OutputError(f"--output {destination} exists and is not a folder: choose another path")
     if not force:
         raise OutputError(f"--output {destination} exists: choose another folder, or replace it with --force")
-    if not destination.is_dir() or destination.is_symlink():
-        raise OutputError(f"--output {destination} is not a folder: choose another path")
     if any(destination.iterdir()) and not (destination / marker).is_file():
         raise OutputError(f"--output {destination} holds no {marker}, so it is not replaced: choose another folder")
 
@@ -94,9 +149,10 @@ def _explain(error: OSError, destination: Path) -> DebiexportError:
     where = str(error.filename or "")
     if f".{destination.name}." in where:  # the temporary folder, whose name says nothing
         where = ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return OutputError(
         f"--output {destination} cannot be written ({error.strerror or error}{where and f', at {where}'}):"
-        " free some space or choose another folder"
+        f" {'free some space or ' if full else ''}choose another folder"
     )
 
 

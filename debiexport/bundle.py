@@ -10,7 +10,8 @@ from debiexport.atomic import UNVERIFIED
 from debiexport.errors import BundleError, UsageError
 from debiexport.geometry import Geometry
 from debiexport.manifest import Artifact, Manifest, read_manifest
-from debiexport.runtimes.ort import OrtRuntime, refuse_external_data
+from debiexport.runtimes.ort import CPU, OrtRuntime, refuse_external_data
+from debiexport.signature import input_spec
 
 MODEL, GOLDEN = "model", "golden"
 
@@ -35,17 +36,19 @@ class Bundle:
         """Path of the first artifact of a role."""
         return self.path / self.manifest.artifact(role).path
 
-    def runtime(self, threads: int | None = None) -> OrtRuntime:
-        """The model, loaded.
+    def runtime(self, threads: int | None = None, provider: str = CPU) -> OrtRuntime:
+        """The model, loaded; see `OrtRuntime`.
 
         Raises:
             BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
         """
         artifact, path = self.manifest.artifact(MODEL), self.file(MODEL)
-        runtime = OrtRuntime(path, threads)
+        runtime = OrtRuntime(path, threads, provider)
         (name, shape), *others = runtime.inputs.items()
-        expected = ("images", artifact.batch, 3, *self.manifest.image_size)
-        if others or (name, runtime.batch, *shape[1:]) != expected or "logits" not in runtime.outputs:
+        images = input_spec(self.manifest.image_size, artifact.batch, self.manifest.input)
+        found = (name, (runtime.batch, *shape[1:]))
+        outputs_are_there = set(self.geometry.output_shapes) <= set(runtime.outputs)
+        if others or found != (images.name, images.shape) or not outputs_are_there:
             raise BundleError(f"{path} is not the network of the manifest: its inputs or outputs differ; export again")
         return runtime
 

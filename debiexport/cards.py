@@ -7,6 +7,9 @@ Symbols of a card and the attributes they become:
 
 | key in TOML     | attribute         | meaning                                                        |
 |-----------------|-------------------|----------------------------------------------------------------|
+| `outputs`       | `outputs`         | "logits" (the default), or "features" of a dense backbone      |
+| `image_size`    | `image_size`      | [H, W] in pixels if nobody says; otherwise the preprocessing's |
+|                 |                   | crop                                                           |
 | `S`             | `regions`         | regions per side; `S*S` regions route to each other            |
 | `C`             | `channels`        | channels of a stage                                            |
 | `head_width`    | `head_width`      | channels per attention head                                    |
@@ -34,11 +37,13 @@ from typing import Any
 
 from debiexport.errors import CardError, UsageError
 
+OUTPUTS = ("logits", "features")
 FAMILIES = ("debiformer", "biformer", "biformer_stl")
 MIXERS = ("bra", "dbra", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MAX_CARD_BYTES = 64 * 1024
 MAX_REGIONS = 64
+MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 32, 4096
 MAX_NUMBER = 1e9
 """Largest number, either sign, that is no count: a mean, a deviation or a paper's figure."""
 
@@ -109,18 +114,31 @@ class PaperFigures:
     top1: float
 
 
+_ARCHITECTURE = ("family", "S", "num_classes", "outputs", "stages")
+
+
 @dataclass(frozen=True)
 class Card:
-    """A network's architecture and everything that travels with it."""
+    """A network's architecture and everything that travels with it.
+
+    `num_classes` is None where the outputs are features.
+    """
 
     name: str
     family: str
     regions: int
-    num_classes: int
+    num_classes: int | None
     stages: tuple[Stage, ...]
     preprocessing: Preprocessing
     provenance: Provenance
     paper: PaperFigures | None = None
+    outputs: str = "logits"
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def default_image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels if nobody says."""
+        return self.image_size or (self.preprocessing.crop, self.preprocessing.crop)
 
     @property
     def top_k(self) -> tuple[int, ...]:
@@ -139,18 +157,22 @@ class Card:
             "family": self.family,
             "S": self.regions,
             "num_classes": self.num_classes,
+            "outputs": self.outputs,
+            "image_size": None if self.image_size is None else list(self.image_size),
             "stages": [_stage_to_dict(stage) for stage in self.stages],
             "preprocessing": self.preprocessing.to_dict(),
             "provenance": vars(self.provenance).copy(),
         }
         if self.paper is not None:
             out["paper"] = vars(self.paper).copy()
-        return out
+        if self.outputs == "logits":  # the default
+            del out["outputs"]
+        return {key: value for key, value in out.items() if value is not None}
 
     @property
     def architecture_sha256(self) -> str:
         """SHA-256 of everything that decides what the network computes."""
-        parts = {k: v for k, v in self.to_dict().items() if k in ("family", "S", "num_classes", "stages")}
+        parts = {k: v for k, v in self.to_dict().items() if k in _ARCHITECTURE}
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def with_options(
@@ -170,7 +192,7 @@ class Card:
             num_classes: number of classes of the head.
 
         Raises:
-            UsageError: a value is out of range, or the number of values does not fit.
+            UsageError: a value is out of range, the number of values does not fit, or there is no head.
         """
         card = self
         if regions is not None:
@@ -178,6 +200,10 @@ class Card:
                 raise UsageError(f"--regions is {regions}: allowed are 2 to {MAX_REGIONS} regions per side")
             card = replace(card, regions=regions)
         if num_classes is not None:
+            if card.num_classes is None:
+                raise UsageError(
+                    f"--num-classes was given, but {card.name} gives features and no classes: leave it out"
+                )
             if not 1 <= num_classes <= 1_000_000:
                 raise UsageError(f"--num-classes is {num_classes}: allowed are 1 to 1000000 classes")
             card = replace(card, num_classes=num_classes)
@@ -312,11 +338,12 @@ class _Table:
             raise CardError(f"{self.where}: {key} is {value}; allowed are {low} to {high}")
         return value
 
-    def choice(self, key: str, allowed: Sequence[str]) -> str:
-        value: str = self.take(key, str)
+    def choice(self, key: str, allowed: Sequence[str], *, default: str | None = None) -> str:
+        given: str | None = self.take(key, str, optional=default is not None)
+        value = default if given is None else given
         if value not in allowed:
             raise CardError(f"{self.where}: {key} is {value!r}; allowed are {', '.join(allowed)}")
-        return value
+        return str(value)
 
     def triple(self, key: str) -> tuple[float, float, float]:
         value: list[Any] = self.take(key, list)
@@ -367,7 +394,11 @@ def _card_from_dict(data: Mapping[str, Any], where: str) -> Card:
         raise CardError(f"{where}: name is {name!r}; it must be letters, digits and underscores, at most 64")
     family = table.choice("family", FAMILIES)
     regions = table.integer("S", 2, MAX_REGIONS)
-    num_classes = table.integer("num_classes", 1, 1_000_000)
+    outputs = table.choice("outputs", OUTPUTS, default="logits")
+    if outputs == "features" and family != "debiformer":
+        raise CardError(f"{where}: outputs is 'features'; {family} has logits")
+    num_classes = table.integer("num_classes", 1, 1_000_000) if outputs == "logits" else None
+    image_size = _image_size(table)
     raw_stages = table.take("stages", list)
     if len(raw_stages) != 4:
         raise CardError(f"{where}: {len(raw_stages)} stages; a card has four [[stages]]")
@@ -383,7 +414,19 @@ def _card_from_dict(data: Mapping[str, Any], where: str) -> Card:
         paper = PaperFigures(*(figures.take(key, float) for key in ("parameters_m", "flops_g", "top1")))
         figures.done()
     table.done()
-    return Card(name, family, regions, num_classes, stages, preprocessing, provenance, paper)
+    return Card(name, family, regions, num_classes, stages, preprocessing, provenance, paper, outputs, image_size)
+
+
+def _image_size(table: _Table) -> tuple[int, int] | None:
+    size = table.take("image_size", list, optional=True)
+    if size is None:
+        return None
+    if len(size) != 2 or any(type(n) is not int or not MIN_IMAGE_SIDE <= n <= MAX_IMAGE_SIDE for n in size):
+        raise CardError(
+            f"{table.where}: image_size is {size!r}; it must be [height, width], each {MIN_IMAGE_SIDE} to"
+            f" {MAX_IMAGE_SIDE} pixels"
+        )
+    return size[0], size[1]
 
 
 def _stage(raw: Any, family: str, regions: int, where: str) -> Stage:

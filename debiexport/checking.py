@@ -11,8 +11,9 @@ from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
 from debiexport.parity import ParityReport
-from debiexport.prediction import Accuracy, evaluate
+from debiexport.prediction import Accuracy, evaluate, require_classes
 from debiexport.progress import Progress, silent
+from debiexport.runtimes.ort import CPU
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def check(
     *,
     evaluate_on: str | Path | None = None,
     threads: int | None = None,
+    provider: str = CPU,
     progress: Progress = silent,
 ) -> CheckResult:
     """Check a bundle's files and its parity.
@@ -76,24 +78,26 @@ def check(
         progress: called with a line at each step.
 
     Raises:
-        UsageError: no such folder or file.
+        UsageError: no such folder or file, or accuracy is asked of a bundle without classes.
         BundleError: a file is missing, truncated or altered.
         MissingDependencyError: a checkpoint was given and torch is not installed.
         CheckFailed: parity is lost.
     """
     progress(f"checking the files of {bundle}")
     opened = open_bundle(bundle)
+    if evaluate_on is not None:
+        require_classes(opened, "--eval")
     notes: list[str] = []
     source = _checkpoint_of(opened, checkpoint, notes)
     if source is None:
         from debiexport.golden import judge_golden, read_golden
 
         progress("comparing with the stored answers of the reference")
-        golden = read_golden(opened.file(GOLDEN), opened.geometry)
-        report = judge_golden(opened.runtime(threads), golden, opened.geometry)
+        golden = read_golden(opened.file(GOLDEN), opened.geometry, opened.manifest.input)
+        report = judge_golden(opened.runtime(threads, provider), golden, opened.geometry)
     else:
         progress("recomputing the reference and comparing route by route")
-        report = _judge_in_full(opened, source or None, threads, notes)
+        report = _judge_in_full(opened, source or None, threads, provider, notes)
     if not report.ok:
         raise CheckFailed(opened.path, report)
     accuracy = None
@@ -124,7 +128,7 @@ def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -
 
 
 def _judge_in_full(
-    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, notes: list[str]
+    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, provider: str, notes: list[str]
 ) -> ParityReport:
     from debiexport.checkpoint import random_checkpoint, read_checkpoint
     from debiexport.loading import build_reference
@@ -143,4 +147,5 @@ def _judge_in_full(
         of_the_export = bundle.manifest.checkpoint
         notes.append(f"{weights.description} is not the very file of the export ({of_the_export}): parity decides")
     oracle = Oracle(build_reference(weights, size))
-    return judge(bundle.runtime(threads), oracle, bundle.geometry, parity_images(card.preprocessing, size)).report
+    images = parity_images(card.preprocessing, size, bundle.manifest.input)
+    return judge(bundle.runtime(threads, provider), oracle, bundle.geometry, images).report

@@ -61,7 +61,7 @@ class Checkpoint:
 
     Attributes:
         state: float32 tensors (int64 counters) with exactly the card's keys and shapes, contiguous, on the CPU.
-        card: the card, with `num_classes` as the weights have it.
+        card: the card, with `num_classes` as the weights have it (None where there is no head).
         sha256: of the file; None for random weights.
         description: the file's name, or "random, seed 0".
     """
@@ -72,7 +72,8 @@ class Checkpoint:
     description: str
 
     def __str__(self) -> str:
-        return f"{self.card.name}, {self.card.num_classes} classes, {self.description}"
+        classes = "" if self.card.num_classes is None else f"{self.card.num_classes} classes, "
+        return f"{self.card.name}, {classes}{self.description}"
 
 
 def random_checkpoint(card: Card, seed: int = 0) -> Checkpoint:
@@ -102,12 +103,12 @@ def _random_array(key: str, shape: Shape, seed: int) -> np.ndarray[Any, Any]:
 def read_checkpoint(path: str | Path, card: Card, *, num_classes: int | None = None) -> Checkpoint:
     """Read a checkpoint of the card's network, and verify that it is one.
 
-    The number of classes is taken from the file. See the module for the forms that are read.
+    The number of classes is taken from the file; a dense backbone has none. See the module for the forms that are read.
 
     Args:
         path: a file of torch.save or safetensors, at most 4 GiB.
         card: the network that the file is for.
-        num_classes: the number of classes that the file must have; None for any.
+        num_classes: the number of classes that the file must have; None for any, and for a dense backbone.
 
     Raises:
         UsageError: `path` is not a file, or `num_classes` differs from the file's.
@@ -123,8 +124,11 @@ def read_checkpoint(path: str | Path, card: Card, *, num_classes: int | None = N
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             loaded = _load(path, file, before.st_size, where)
             state, ignored = _without_prefixes(_state_dict(loaded, where), card)
+            if num_classes is not None:
+                card.with_options(num_classes=num_classes)  # refuses it where there are no classes
             classes = _number_of_classes(state, card, where)
-            card = replace(card, num_classes=classes)
+            if card.num_classes is not None:
+                card = replace(card, num_classes=classes)
             _check_fit(state, card, ignored, where)
             if num_classes not in (None, classes):
                 raise UsageError(
@@ -226,7 +230,7 @@ def _without_prefixes(state: dict[str, Any], card: Card) -> tuple[dict[str, Any]
     return {key: value for key, value in beside.items() if key in spec} | inside, [k for k in beside if k not in spec]
 
 
-def _number_of_classes(state: Mapping[str, Any], card: Card, where: str) -> int:
+def _number_of_classes(state: Mapping[str, Any], card: Card, where: str) -> int | None:
     head = state.get("head.weight")
     if not isinstance(head, torch.Tensor) or head.ndim != 2:
         return card.num_classes
@@ -257,19 +261,24 @@ def _check_fit(state: Mapping[str, Any], card: Card, ignored: list[str], where: 
         return
     if ignored:
         parts.append(f"{len(ignored)} left out beside the backbone ({_listed(ignored)})")
-    fitting = _fitting_cards(shapes, card.num_classes)
-    advice = f"this looks like {fitting[0]}: use --model {fitting[0]}" if fitting else "give the model that it is of"
+    fitting = _fitting_cards(shapes)
+    looks, use = " or ".join(fitting), " or --model ".join(fitting)  # those of one backbone differ in S alone
+    advice = f"this looks like {looks}: use --model {use}" if fitting else "give the model that it is of"
     raise CheckpointError(f"{where} does not fit {card.name}: {', '.join(parts)}; {advice}")
 
 
-def _fitting_cards(shapes: Mapping[str, Shape], classes: int) -> list[str]:
-    """Names of the shipped cards that a file with these shapes fits exactly."""
+def _fitting_cards(shapes: Mapping[str, Shape]) -> list[str]:
+    """Names of the shipped cards that a file with these shapes fits exactly, whatever its number of classes."""
+    classes = next(iter(shapes.get("head.weight", ())), 1)
 
     def weights(spec: Mapping[str, Shape]) -> Spec:
         return {key: shape for key, shape in spec.items() if not is_counter(key)}
 
+    def spec_of(card: Card) -> Spec:
+        return state_dict_spec(card if card.num_classes is None else replace(card, num_classes=classes))
+
     wanted = weights(shapes)
-    return [c.name for c in iter_cards() if weights(state_dict_spec(replace(c, num_classes=classes))) == wanted]
+    return [card.name for card in iter_cards() if weights(spec_of(card)) == wanted]
 
 
 def _listed(keys: Iterable[str]) -> str:

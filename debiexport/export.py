@@ -16,12 +16,13 @@ from debiexport.bundle import GOLDEN, MODEL, describe_file
 from debiexport.cards import Card
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, require
-from debiexport.geometry import Geometry
+from debiexport.geometry import Geometry, check_image_size
 from debiexport.labels import read_labels, shipped_labels
 from debiexport.lowerings import Lowering, find_lowering
-from debiexport.manifest import MANIFEST, Artifact, Manifest, TensorSpec
+from debiexport.manifest import MANIFEST, Artifact, Manifest
 from debiexport.parity import ParityReport
 from debiexport.progress import Progress, silent
+from debiexport.signature import NORMALIZED, check_input, input_spec, output_specs
 
 MAX_BATCH = 1024
 _VERSIONED = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -72,6 +73,7 @@ class _Plan:
     checkpoint: str
     checkpoint_sha256: str | None
     labels: tuple[str, ...] | None
+    input: str
 
     @property
     def card(self) -> Card:
@@ -82,7 +84,7 @@ def export_onnx(
     model: str | Path | Card,
     checkpoint: str | Path | None = None,
     *,
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | None = None,
     batch: int | None = 1,
     opset: int = 20,
     regions: int | None = None,
@@ -90,7 +92,8 @@ def export_onnx(
     bra_top_k: Sequence[int] | None = None,
     num_classes: int | None = None,
     labels: str | Path | None = None,
-    lowering: str = "gather",
+    input: str = NORMALIZED,
+    lowering: str = "cpu",
     output: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -101,13 +104,15 @@ def export_onnx(
         model: a shipped card's name, the path of a card, or a card.
         checkpoint: a released or fine-tuned file; without one the weights that ship with the card,
             and if none do, seeded random ones.
-        image_size: pixels, one side or (height, width).
+        image_size: pixels, one side or (height, width), instead of the card's default.
         batch: images per run, or None for any number.
         opset: 18 to 20.
         regions, top_k, bra_top_k, num_classes: see `load_model`.
         labels: a text file with one label a line.
+        input: "normalized" for float32 images (N, 3, H, W), normalised by the caller, or "uint8" for bytes
+            (N, H, W, 3), normalised inside the model.
         lowering: name of a lowering.
-        output: the bundle's folder; by default `artifacts/NAME-onnx-HxW-bN`.
+        output: the bundle's folder; by default `artifacts/NAME-onnx-HxW-bN`, and `-uint8` for that input.
         force: replace an existing bundle.
         progress: called with a line at each step.
 
@@ -126,9 +131,13 @@ def export_onnx(
     if batch is not None and not 1 <= batch <= MAX_BATCH:
         raise UsageError(f"--batch is {batch}: allowed are 1 to {MAX_BATCH}, or dynamic")
     choice = find_lowering(lowering)
-    size = as_image_size(image_size)
+    check_input(input)
+    size = None if image_size is None else as_image_size(image_size)
     card = resolve_card(model, regions=regions, top_k=top_k, bra_top_k=bra_top_k, num_classes=num_classes)
-    destination = Path(output) if output is not None else default_output(card, size, batch)
+    size = size or check_image_size(card.default_image_size)
+    if labels is not None and card.num_classes is None:
+        raise UsageError(f"--labels was given, but {card.name} gives features and no classes: leave it out")
+    destination = Path(output) if output is not None else default_output(card, size, batch, input)
     check_destination(destination, force=force, marker=MANIFEST)
 
     progress(f"reading the weights of {card.name}")
@@ -138,17 +147,17 @@ def export_onnx(
             f"WARNING: no checkpoint was given: the weights are {weights.description} and the outputs mean nothing"
         )
     else:
-        progress(f"weights: {weights.description}, SHA-256 {weights.sha256[:12]}…, {weights.card.num_classes} classes")
-    names = read_labels(labels, weights.card.num_classes) if labels is not None else None
-    if names is None and weights.sha256 is not None:
-        names = shipped_labels(card.name, weights.card.num_classes)
-    plan = _Plan(Geometry.of(weights.card, size), batch, opset, choice, weights.description, weights.sha256, names)
+        kind = "features" if weights.card.num_classes is None else f"{weights.card.num_classes} classes"
+        progress(f"weights: {weights.description}, SHA-256 {weights.sha256[:12]}…, {kind}")
+    names = _labels(weights.card, labels, trained=weights.sha256 is not None)
+    geometry = Geometry.of(weights.card, size)
+    plan = _Plan(geometry, batch, opset, choice, weights.description, weights.sha256, names, input)
 
     with staged_folder(destination, force=force, marker=MANIFEST) as staged:
         progress(f"rewriting for {size[0]}x{size[1]} with the lowering {choice.name}")
         reference = build_reference(weights, size)
         del weights
-        network = StaticNetwork.of(reference, size, choice)
+        network = StaticNetwork.of(reference, size, choice, input=input)
         del reference
         progress(f"converting to ONNX, opset {opset}, batch {'dynamic' if batch is None else batch}")
         proto = to_onnx(network, batch=batch, opset=opset, properties=_properties(plan))
@@ -162,9 +171,19 @@ def export_onnx(
         return _prove(plan, path, staged, lambda: load_weights(card, checkpoint, num_classes), progress)
 
 
-def default_output(card: Card, size: tuple[int, int], batch: int | None) -> Path:
+def default_output(card: Card, size: tuple[int, int], batch: int | None, input: str = NORMALIZED) -> Path:
     """Where a bundle goes if nobody says."""
-    return Path("artifacts") / f"{card.name}-onnx-{size[0]}x{size[1]}-b{'dynamic' if batch is None else batch}"
+    name = f"{card.name}-onnx-{size[0]}x{size[1]}-b{'dynamic' if batch is None else batch}"
+    return Path("artifacts") / (name if input == NORMALIZED else f"{name}-{input}")
+
+
+def _labels(card: Card, file: str | Path | None, *, trained: bool) -> tuple[str, ...] | None:
+    """The labels of a file, or those that ship with a card's trained weights."""
+    if card.num_classes is None:
+        return None
+    if file is not None:
+        return read_labels(file, card.num_classes)
+    return shipped_labels(card.name, card.num_classes) if trained else None
 
 
 def _properties(plan: _Plan) -> dict[str, str]:
@@ -174,6 +193,7 @@ def _properties(plan: _Plan) -> dict[str, str]:
         "checkpoint": plan.checkpoint,
         "checkpoint_sha256": plan.checkpoint_sha256 or "",
         "image_size": "x".join(map(str, plan.geometry.image_size)),
+        "input": plan.input,
         "lowering": json.dumps(plan.lowering.to_dict(), sort_keys=True),
         "version": __version__,
     }
@@ -191,7 +211,7 @@ def _prove(plan: _Plan, model: Path, staged: StagedFolder, reload: Any, progress
     size = plan.geometry.image_size
     runtime = OrtRuntime(model)
     oracle = Oracle(build_reference(reload(), size))
-    judgement = judge(runtime, oracle, plan.geometry, parity_images(plan.card.preprocessing, size))
+    judgement = judge(runtime, oracle, plan.geometry, parity_images(plan.card.preprocessing, size, plan.input))
     report = judgement.report
     golden = staged.path / "golden.npz"
     write_golden(golden, judgement)
@@ -203,15 +223,14 @@ def _prove(plan: _Plan, model: Path, staged: StagedFolder, reload: Any, progress
 
 
 def _model_artifact(plan: _Plan, path: Path) -> Artifact:
-    height, width = plan.geometry.image_size
     return describe_file(
         path,
         MODEL,
         batch=plan.batch,
         precision="float32",
         opset=plan.opset,
-        inputs=(TensorSpec("images", "float32", (plan.batch, 3, height, width)),),
-        outputs=(TensorSpec("logits", "float32", (plan.batch, plan.card.num_classes)),),
+        inputs=(input_spec(plan.geometry.image_size, plan.batch, plan.input),),
+        outputs=output_specs(plan.geometry, plan.batch),
     )
 
 
@@ -227,4 +246,5 @@ def _manifest(plan: _Plan, artifacts: tuple[Artifact, ...], report: ParityReport
         versions={name: version(name) for name in _VERSIONED} | {"debiexport": __version__},
         labels=plan.labels,
         parity=report.to_dict(),
+        input=plan.input,
     )

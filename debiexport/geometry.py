@@ -10,12 +10,9 @@ import math
 from dataclasses import dataclass, field
 from math import prod
 
-from debiexport.cards import Card, Stage
+from debiexport.cards import MAX_IMAGE_SIDE, MIN_IMAGE_SIDE, Card, Stage
 from debiexport.errors import UsageError
-from debiexport.names import AttentionSite, attention_sites
-
-MIN_IMAGE_SIDE = 32
-MAX_IMAGE_SIDE = 4096
+from debiexport.names import LOGITS, AttentionSite, attention_sites, feature_name
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
@@ -205,6 +202,14 @@ class Geometry:
         return tuple(a for a in self.attentions.values() if a.site.top_k is not None)
 
     @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every output of one image: (classes,), or (C, H, W) of each stage."""
+        if self.card.num_classes is not None:
+            return {LOGITS: (self.card.num_classes,)}
+        stages = zip(self.card.stages, self.stage_sizes, strict=True)
+        return {feature_name(i): (stage.channels, *size) for i, (stage, size) in enumerate(stages)}
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of one image: convolutions, matrix products and attention.
 
@@ -213,7 +218,7 @@ class Geometry:
         """
         card = self.card
         widths = [stage.channels for stage in card.stages]
-        total = widths[-1] * card.num_classes + sum(a.multiply_adds for a in self.attentions.values())
+        total = widths[-1] * (card.num_classes or 0) + sum(a.multiply_adds for a in self.attentions.values())
         if card.family == "biformer_stl":
             total += prod(self.stem_sizes[0]) * 3 * 16 * widths[0]
             kernel = 4

@@ -4,11 +4,17 @@ It holds what the forced reference answered at the export, the artifact's routes
 choice of regions was. On another machine an artifact may take the other side of a near-tie; everything
 after that flip then differs for a good reason, and without the reference it cannot be told from a fault.
 Such an image is judged up to the flip, and named.
+
+Logits are stored in full. A feature map is stored as `kept_values` of it: 4096 positions, the mean and the
+population's standard deviation. Position i = 0..4095 of the map, flattened as (C, H, W) with n values, is
+`((2654435769 i mod 2^32) n) // 2^32`: steps of the golden ratio, which cover the map evenly, the same with
+every numpy. Of large images only the first few that fit into `MAX_IMAGE_BYTES` are stored.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,16 +27,21 @@ from debiexport.errors import BundleError
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.parity import (
     BlockParity,
+    JudgedImage,
     Judgement,
+    OutputTally,
     ParityReport,
     batches_to_try,
     index_groups,
-    output_parity,
 )
-from debiexport.routes import are_valid, route_sets
+from debiexport.routes import are_valid, as_routes, route_sets
 from debiexport.runtimes.base import Array, Arrays, Runtime
+from debiexport.signature import IMAGES, NORMALIZED, input_spec
 
 GOLDEN = "golden.npz"
+MAX_IMAGE_BYTES = 24_000_000  # of all stored images together, compressed; the first is stored whatever it takes
+KEPT_POSITIONS = 4096
+_GOLDEN_RATIO = 2654435769  # its fraction in units of 2^-32
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ class Golden:
 
     Attributes:
         names: of the images.
-        images: (P, 3, H, W) float32, normalised.
-        logits: (P, classes) of the reference in float32 with the artifact's routes.
+        images: as the artifact takes them: (P, 3, H, W) float32, normalised, or (P, H, W, 3) of bytes.
+        outputs: `kept_values` (P, K) of the reference in float32 with the artifact's routes, by output name.
         routes: (P, R, k) by attention.
         gaps: (P, R) between the k-th and (k+1)-th affinity of the reference, by attention.
         tie_limits: gap that rounding explains, by attention.
@@ -50,7 +61,7 @@ class Golden:
 
     names: tuple[str, ...]
     images: Array
-    logits: Array
+    outputs: Arrays
     routes: Arrays
     gaps: Arrays
     tie_limits: dict[str, float]
@@ -59,9 +70,36 @@ class Golden:
     precision: str
 
 
+def kept_values(output: Array) -> Array:
+    """What is kept of an output (N, ...): logits (N, K) as they are, a sample and statistics of a map (N, C, H, W)."""
+    if output.ndim == 2:
+        return output
+    flat = output.reshape(len(output), -1)
+    turns = np.arange(KEPT_POSITIONS, dtype=np.uint64) * np.uint64(_GOLDEN_RATIO) % np.uint64(2**32)
+    positions = turns * np.uint64(flat.shape[1]) >> np.uint64(32)
+    wide = flat.astype(np.float64)
+    columns = (flat[:, positions.astype(np.int64)], wide.mean(1)[:, None], wide.std(1)[:, None])
+    kept: Array = np.concatenate(columns, axis=1).astype(np.float32)
+    return kept
+
+
+def _kept_images(images: Sequence[JudgedImage]) -> list[JudgedImage]:
+    """All of them, or those that the limit has room for."""
+    if sum(image.image.nbytes for image in images) <= MAX_IMAGE_BYTES:
+        return list(images)
+    kept: list[JudgedImage] = []
+    room = MAX_IMAGE_BYTES
+    for image in images:
+        size = len(zlib.compress(image.image.tobytes(), 1))
+        if size <= room or not kept:
+            kept.append(image)
+            room -= size
+    return kept
+
+
 def write_golden(path: Path, judgement: Judgement) -> None:
     """Write what a judgement rests on."""
-    images, report = judgement.images, judgement.report
+    images, report = _kept_images(judgement.images), judgement.report
     meta = {
         "names": [image.name for image in images],
         "tie_limits": judgement.tie_limits,
@@ -72,8 +110,9 @@ def write_golden(path: Path, judgement: Judgement) -> None:
     arrays: Arrays = {
         "meta": np.array(json.dumps(meta)),
         "images": np.stack([image.image for image in images]),
-        "logits": np.stack([image.logits for image in images]),
     }
+    for name in images[0].outputs:
+        arrays[name] = np.concatenate([kept_values(image.outputs[name][None]) for image in images])
     for name in judgement.tie_limits:
         arrays[f"routes/{name}"] = np.stack([image.routes[name] for image in images]).astype(np.int32)
         arrays[f"gaps/{name}"] = np.stack([image.gaps[name] for image in images])
@@ -81,8 +120,13 @@ def write_golden(path: Path, judgement: Judgement) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_golden(path: Path, geometry: Geometry) -> Golden:
+def read_golden(path: Path, geometry: Geometry, input: str = NORMALIZED) -> Golden:
     """Read a golden file whose hash has been checked.
+
+    Args:
+        path: of the file.
+        geometry: sizes of the network.
+        input: form of the images.
 
     Raises:
         BundleError: it is damaged, or belongs to another network.
@@ -94,7 +138,7 @@ def read_golden(path: Path, geometry: Geometry) -> Golden:
             golden = Golden(
                 names=tuple(meta["names"]),
                 images=data["images"],
-                logits=data["logits"],
+                outputs={name: data[name] for name in geometry.output_shapes},
                 routes={a.name: data[f"routes/{a.name}"] for a in choosing},
                 gaps={a.name: data[f"gaps/{a.name}"] for a in choosing},
                 tie_limits={a.name: float(meta["tie_limits"][a.name]) for a in choosing},
@@ -105,8 +149,11 @@ def read_golden(path: Path, geometry: Geometry) -> Golden:
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is damaged ({error}): export again") from error
     count = len(golden.names)
-    _check_array(path, "images", golden.images, "f", (count, 3, *geometry.image_size))
-    _check_array(path, "logits", golden.logits, "f", (count, geometry.card.num_classes))
+    images = input_spec(geometry.image_size, count, input)
+    _check_array(path, "images", golden.images, np.dtype(images.dtype).kind, images.shape)
+    for name, shape in geometry.output_shapes.items():
+        kept = math.prod(shape) if len(shape) == 1 else KEPT_POSITIONS + 2
+        _check_array(path, name, golden.outputs[name], "f", (count, kept))
     for a in choosing:
         _check_array(path, a.site.routes, golden.routes[a.name], "i", (count, a.region_count, a.top_k))
         _check_array(path, f"gaps of {a.name}", golden.gaps[a.name], "f", (count, a.region_count))
@@ -115,7 +162,7 @@ def read_golden(path: Path, geometry: Geometry) -> Golden:
     return golden
 
 
-def _check_array(path: Path, name: str, array: Array, kind: str, shape: tuple[int, ...]) -> None:
+def _check_array(path: Path, name: str, array: Array, kind: str, shape: tuple[int | None, ...]) -> None:
     if array.dtype.kind != kind or array.shape != shape or 0 in shape:
         raise BundleError(f"{path} holds {name} {array.dtype} {array.shape}, expected are {shape}: export again")
 
@@ -162,17 +209,20 @@ def judge_golden(runtime: Runtime, golden: Golden, geometry: Geometry) -> Parity
     flipped: dict[str, str] = {}
     outputs = []
     for batch in batches_to_try(runtime):
-        judged: list[tuple[Array, Array]] = []
+        tally = OutputTally(batch)
         for indices in index_groups(len(golden.names), batch):
-            logits, routes = _run(runtime, golden.images[indices], choosing)
+            results, routes = _run(runtime, golden.images[indices], choosing)
             for i, image in enumerate(indices):
                 flip = _first_flip({n: r[i] for n, r in routes.items()}, golden, image, tallies)
                 if flip is None:
-                    judged.append((logits[i : i + 1], golden.logits[image : image + 1]))
+                    tally.add(
+                        {name: kept_values(results[name][i : i + 1]) for name in golden.outputs},
+                        {name: output[image : image + 1] for name, output in golden.outputs.items()},
+                    )
                 else:
                     flipped.setdefault(golden.names[image], flip)
-        if judged:
-            outputs.append(output_parity(batch, judged))
+        if tally.images:
+            outputs.append(tally.result())
     notes = [
         f"image {name!r} takes the other side of a near-tie at {place}: what follows cannot be judged without"
         " the reference; check with --checkpoint"
@@ -189,10 +239,10 @@ def judge_golden(runtime: Runtime, golden: Golden, geometry: Geometry) -> Parity
     )
 
 
-def _run(runtime: Runtime, images: Array, choosing: Sequence[AttentionGeometry]) -> tuple[Array, Arrays]:
-    logits = runtime.run({"images": images})["logits"]
-    inside = runtime.run({"images": images}, [a.site.routes for a in choosing]) if choosing else {}
-    return logits, {a.name: inside[a.site.routes] for a in choosing}
+def _run(runtime: Runtime, images: Array, choosing: Sequence[AttentionGeometry]) -> tuple[Arrays, Arrays]:
+    results = runtime.run({IMAGES: images})
+    inside = runtime.run({IMAGES: images}, [a.site.routes for a in choosing]) if choosing else {}
+    return results, {a.name: as_routes(inside[a.site.routes], a) for a in choosing}
 
 
 def _first_flip(routes: Arrays, golden: Golden, image: int, tallies: dict[str, _Tally]) -> str | None:

@@ -79,7 +79,7 @@ def load_model(
     name_or_card: str | Path | Card,
     checkpoint: str | Path | None = None,
     *,
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | None = None,
     regions: int | None = None,
     top_k: Sequence[int] | None = None,
     bra_top_k: Sequence[int] | None = None,
@@ -91,19 +91,20 @@ def load_model(
         name_or_card: a shipped card's name, the path of a card, or a card.
         checkpoint: a released or fine-tuned file. Without one the weights that ship with the card
             are taken, and if none do, seeded random ones, with a `RandomWeightsWarning`.
-        image_size: pixels, one side or (height, width).
+        image_size: pixels, one side or (height, width), instead of the card's default.
         regions: S, instead of the card's.
         top_k: top-k of DBRA for each stage that has it, instead of the card's.
         bra_top_k: top-k of BRA for each stage that has it, instead of the card's.
-        num_classes: number of classes; with a checkpoint it is the checkpoint's, and another is refused.
+        num_classes: number of classes; with a checkpoint it is the checkpoint's, and another is refused, as is any
+            of a dense backbone.
 
     Raises:
         UsageError: an option's value is impossible, or a file does not exist.
         CardError: the card is broken.
         CheckpointError: the checkpoint is broken, unsafe, or of another network.
     """
-    size = as_image_size(image_size)
     card = resolve_card(name_or_card, regions=regions, top_k=top_k, bra_top_k=bra_top_k, num_classes=num_classes)
+    size = card.default_image_size if image_size is None else as_image_size(image_size)
     Geometry.of(card, size)
     weights = load_weights(card, checkpoint, num_classes)
     if weights.sha256 is None:

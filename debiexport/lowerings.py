@@ -6,7 +6,7 @@ A slot's implementations are one small file each under `static/ops/<slot>/`; eac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from debiexport.errors import UsageError
 
@@ -26,17 +26,38 @@ class Lowering:
         return vars(self).copy()
 
 
+SLOTS = ("routing", "sampling", "bias", "norm", "layout")
+
 LOWERINGS = {
+    # The cheapest implementation of each attention on a CPU.
+    "cpu": Lowering("cpu", routing="auto", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    # Regions copied as rows everywhere; sampling and bias as products with hat functions.
     "gather": Lowering("gather", routing="gather", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    # Masks and matrix products only: no TopK, no Gather, no GridSample.
+    "dense": Lowering("dense", routing="dense", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    # Sampling and bias with the target's own GridSample.
+    "grid_sample": Lowering(
+        "grid_sample", routing="gather", sampling="grid_sample", bias="grid_sample", norm="layernorm", layout="nchw"
+    ),
 }
+DEFAULT = "cpu"
 
 
-def find_lowering(name: str) -> Lowering:
-    """The lowering of that name.
+def find_lowering(text: str) -> Lowering:
+    """A lowering by its name, or the default one with slots replaced: `routing=masked,bias=hat`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such lowering or slot. An unknown implementation is refused where it is built.
     """
-    if name not in LOWERINGS:
-        raise UsageError(f"no lowering {name!r}: there are {', '.join(LOWERINGS)}")
-    return LOWERINGS[name]
+    if "=" not in text:
+        if text not in LOWERINGS:
+            raise UsageError(f"--lowering is {text!r}: give one of {', '.join(LOWERINGS)}, or slot=NAME,…")
+        return LOWERINGS[text]
+    chosen: dict[str, str] = {}
+    for part in text.split(","):
+        slot, _, name = part.strip().partition("=")
+        if slot not in SLOTS or not name or slot in chosen:
+            raise UsageError(f"--lowering has {part.strip()!r}: give slot=NAME once for slots of {', '.join(SLOTS)}")
+        chosen[slot] = name
+    label = ",".join(f"{slot}={name}" for slot, name in sorted(chosen.items()))
+    return replace(LOWERINGS[DEFAULT], name=label, **chosen)

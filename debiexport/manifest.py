@@ -15,22 +15,11 @@ from debiexport.cards import Card, card_from_dict
 from debiexport.errors import BundleError, CardError, UsageError
 from debiexport.geometry import check_image_size
 from debiexport.lowerings import Lowering
+from debiexport.signature import NORMALIZED, TensorSpec, check_input
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output: its name, numpy dtype and shape, None for a dynamic batch."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
 
 
 @dataclass(frozen=True)
@@ -86,6 +75,7 @@ class Manifest:
         versions: of the packages that made it.
         labels: one per class, or None.
         parity: the report of the export, as `ParityReport.to_dict` writes it.
+        input: form of the model's images, see `signature.INPUTS`.
     """
 
     target: str
@@ -98,6 +88,7 @@ class Manifest:
     versions: dict[str, str]
     labels: tuple[str, ...] | None
     parity: dict[str, Any]
+    input: str = NORMALIZED
 
     def artifact(self, role: str) -> Artifact:
         """The first artifact of a role.
@@ -118,6 +109,7 @@ class Manifest:
             "card": self.card.to_dict(),
             "checkpoint": {"description": self.checkpoint, "sha256": self.checkpoint_sha256},
             "image_size": list(self.image_size),
+            "input": self.input,
             "artifacts": [artifact.to_dict() for artifact in self.artifacts],
             "lowering": self.lowering.to_dict(),
             "preprocessing": self.card.preprocessing.to_dict(),
@@ -168,7 +160,7 @@ def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
     sha256, labels = checkpoint["sha256"], data["labels"]
     height, width = (_typed(side, int) for side in _typed(data["image_size"], list))
     if labels is not None and len(_typed(labels, list)) != card.num_classes:
-        raise ValueError(f"{len(labels)} labels for {card.num_classes} classes")
+        raise ValueError(f"{len(labels)} labels for {card.num_classes or 'no'} classes")
     return Manifest(
         target=_typed(data["target"], str),
         card=card,
@@ -180,6 +172,7 @@ def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
         versions={key: _typed(value, str) for key, value in _typed(data["versions"], dict).items()},
         labels=None if labels is None else tuple(_typed(label, str) for label in labels),
         parity=_typed(data["parity"], dict),
+        input=check_input(_typed(data["input"], str)),
     )
 
 

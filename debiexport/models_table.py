@@ -17,8 +17,9 @@ class ModelRow:
     Attributes:
         name: of the card.
         parameters: counted.
-        multiply_adds: counted, of one image at the size of the card's preprocessing.
+        multiply_adds: counted, of one image at the card's default size.
         image_size: (height, width) of that count.
+        outputs: "logits" or "features".
         regions: S.
         top_k: of each attention of a block, stage by stage; None for full attention.
         paper_parameters_m, paper_flops_g, paper_top1: the paper's figures (millions, G, percent), if any.
@@ -30,6 +31,7 @@ class ModelRow:
     parameters: int
     multiply_adds: int
     image_size: tuple[int, int]
+    outputs: str
     regions: int
     top_k: tuple[tuple[int | None, ...], ...]
     paper_parameters_m: float | None
@@ -50,8 +52,7 @@ def list_models() -> list[ModelRow]:
     """Every card that ships with debiexport, by name."""
     rows = []
     for card in iter_cards():
-        side = card.preprocessing.crop
-        geometry = Geometry.of(card, (side, side))
+        geometry = Geometry.of(card, card.default_image_size)
         per_kind = {"bra": "bra_top_k", "dbra": "dbra_top_k"}
         paper = card.paper
         rows.append(
@@ -59,7 +60,8 @@ def list_models() -> list[ModelRow]:
                 name=card.name,
                 parameters=count_parameters(card),
                 multiply_adds=geometry.multiply_adds,
-                image_size=(side, side),
+                image_size=geometry.image_size,
+                outputs=card.outputs,
                 regions=card.regions,
                 top_k=tuple(
                     tuple(getattr(stage, per_kind[kind]) if kind in per_kind else None for kind in stage.attention)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from debiexport.cards import Card, Stage
 
+LOGITS = "logits"
 AFFINITY = "affinity"
 ROUTES = "routes"
 
@@ -49,6 +50,16 @@ def stage_name(stage_index: int) -> str:
 
 def block_name(stage_index: int, block_index: int) -> str:
     return f"stage{stage_index + 1}.block{block_index + 1}"
+
+
+def feature_name(stage_index: int) -> str:
+    """The normed map of a stage, which a dense backbone gives."""
+    return f"feature{stage_index + 1}"
+
+
+def output_names(card: Card) -> tuple[str, ...]:
+    """The outputs of a network, in order: `logits`, or `feature1` to `feature4` of a dense backbone."""
+    return (LOGITS,) if card.outputs == "logits" else tuple(feature_name(i) for i in range(len(card.stages)))
 
 
 def attention_parts(card: Card) -> tuple[str, ...]:

@@ -19,14 +19,14 @@ class Answer:
     """What the reference computes for one image.
 
     Attributes:
-        logits: (1, classes) in float32.
-        wide_logits: the same in float64 with the same routes.
+        outputs: (1, ...) in float32, by output name.
+        wide_outputs: the same in float64 with the same routes.
         affinities: (1, R, R) in float32, by the stable name of the attention.
         wide_affinities: the same in float64.
     """
 
-    logits: Array
-    wide_logits: Array
+    outputs: dict[str, Array]
+    wide_outputs: dict[str, Array]
     affinities: dict[str, Array]
     wide_affinities: dict[str, Array]
 
@@ -58,8 +58,8 @@ class Oracle:
         batch = torch.from_numpy(image[None])
         narrow, wide = self._narrow.run(batch, given), self._wide.run(batch.double(), given)
         return Answer(
-            logits=narrow.outputs["logits"].numpy(),
-            wide_logits=wide.outputs["logits"].numpy(),
+            outputs={name: t.numpy() for name, t in narrow.outputs.items()},
+            wide_outputs={name: t.numpy() for name, t in wide.outputs.items()},
             affinities={name: t.numpy() for name, t in narrow.affinities.items() if name in routes},
             wide_affinities={name: t.numpy() for name, t in wide.affinities.items() if name in routes},
         )

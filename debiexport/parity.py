@@ -22,9 +22,11 @@ import numpy as np
 
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.metrics import cosine, psnr_db, relative_error, top_agreement
+from debiexport.names import LOGITS
 from debiexport.parity_inputs import ParityImage
-from debiexport.routes import are_valid, compare_routes, route_gaps
+from debiexport.routes import are_valid, as_routes, compare_routes, route_gaps
 from debiexport.runtimes.base import Array, Arrays, Runtime
+from debiexport.signature import IMAGES
 
 if TYPE_CHECKING:  # it needs torch, and the golden file is judged without
     from debiexport.oracle import Answer, Oracle
@@ -38,26 +40,38 @@ DYNAMIC_BATCHES = (1, 2, 5)
 
 @dataclass(frozen=True)
 class OutputParity:
-    """The outputs at one batch size against the forced reference; see `metrics` for the definitions."""
+    """The outputs at one batch size against the forced reference; see `metrics` for the definitions.
+
+    Every figure is the worst of all images and of all outputs; `output` names the one of the relative
+    error. The shares of equal best classes are None where there are no classes.
+    """
 
     batch: int
     images: int
     finite: bool
+    output: str
     relative_error: float
     psnr_db: float
     cosine: float
-    top1_agreement: float
-    top5_agreement: float
+    top1_agreement: float | None
+    top5_agreement: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in vars(self).items()}
 
     def __str__(self) -> str:
-        return (
-            f"batch {self.batch}: relative error {self.relative_error:.1e}, PSNR {self.psnr_db:.1f} dB,"
-            f" cosine {self.cosine:.9f}, top-1 {self.top1_agreement:.0%}, top-5 {self.top5_agreement:.0%}"
-            f" of {self.images} images"
+        text = (
+            f"batch {self.batch}: relative error {self.relative_error:.1e}{self.where}, PSNR {self.psnr_db:.1f} dB,"
+            f" cosine {self.cosine:.9f}"
         )
+        if self.top1_agreement is None or self.top5_agreement is None:
+            return f"{text}; {self.images} images"
+        return f"{text}, top-1 {self.top1_agreement:.0%}, top-5 {self.top5_agreement:.0%} of {self.images} images"
+
+    @property
+    def where(self) -> str:
+        """The output for a message, where there is more than one."""
+        return "" if self.output == LOGITS else f" in {self.output}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class ParityReport:
     Attributes:
         method: "reference" (recomputed, routes forced) or "golden" (against the stored answers).
         precision: of the artifact.
-        noise_floor: of the outputs.
+        noise_floor: of the outputs, the largest.
         tolerance: what the outputs' relative error may be.
         outputs: one entry a batch size.
         blocks: every routed attention, in order.
@@ -149,7 +163,8 @@ class ParityReport:
                 found.append(f"batch {output.batch}: outputs are not finite")
             elif not output.relative_error <= self.tolerance:
                 found.append(
-                    f"batch {output.batch}: relative error {output.relative_error:.1e} is above {self.tolerance:.1e}"
+                    f"batch {output.batch}: relative error {output.relative_error:.1e}{output.where} is above"
+                    f" {self.tolerance:.1e}"
                 )
         if not self.outputs:
             found.append("no output could be compared")
@@ -192,15 +207,15 @@ class JudgedImage:
 
     Attributes:
         name: of the image.
-        image: (3, H, W) float32.
-        logits: (classes,) of the reference in float32 with the artifact's routes.
+        image: as the artifact takes it: (3, H, W) float32, or (H, W, 3) of bytes.
+        outputs: of the reference in float32 with the artifact's routes, by output name, without the batch.
         routes: (R, k) of the artifact by attention.
         gaps: (R,) between the k-th and (k+1)-th affinity of the reference, by attention.
     """
 
     name: str
     image: Array
-    logits: Array
+    outputs: dict[str, Array]
     routes: dict[str, Array]
     gaps: dict[str, Array]
 
@@ -277,7 +292,7 @@ def judge(
         runtime: the artifact; run at its own batch, or at 1, 2 and 5 if its batch is dynamic.
         oracle: the reference.
         geometry: sizes of the network.
-        images: normalised inputs.
+        images: in the form that the artifact takes.
         precision: of the artifact, for the report.
 
     Raises:
@@ -290,22 +305,23 @@ def judge(
     kept: dict[str, JudgedImage] = {}
     floor = EPSILON
     for batch in batches_to_try(runtime):
-        pairs = []
+        tally = OutputTally(batch)
         for indices in index_groups(len(images), batch):
             group = [images[i] for i in indices]
-            stacked = np.stack([image.tensor for image in group])
-            logits = runtime.run({"images": stacked})["logits"]
-            inside = runtime.run({"images": stacked}, taps)
+            stacked = np.stack([image.input for image in group])
+            results = runtime.run({IMAGES: stacked})
+            inside = runtime.run({IMAGES: stacked}, taps)
             for i, image in enumerate(group):
-                routes = {a.name: inside[a.site.routes][i : i + 1] for a in choosing}
+                routes = {a.name: as_routes(inside[a.site.routes][i : i + 1], a) for a in choosing}
                 safe = {a.name: _safe(routes[a.name], a) for a in choosing}
                 answer = oracle.forced(image.tensor, safe)
-                floor = max(floor, relative_error(answer.logits, answer.wide_logits))
-                pairs.append((logits[i : i + 1], answer.logits))
+                for name, output in answer.outputs.items():
+                    floor = max(floor, relative_error(output, answer.wide_outputs[name]))
+                tally.add({name: results[name][i : i + 1] for name in answer.outputs}, answer.outputs)
                 for a in choosing:
                     tallies[a.name].add(routes[a.name], inside[a.site.affinity][i : i + 1], answer)
                 kept.setdefault(image.name, _judged(image, answer, safe, choosing))
-        outputs.append(output_parity(batch, pairs))
+        outputs.append(tally.result())
     report = ParityReport(
         method="reference",
         precision=precision,
@@ -336,20 +352,49 @@ def _safe(routes: Array, geometry: AttentionGeometry) -> Array:
 
 def _judged(image: ParityImage, answer: Answer, routes: Arrays, choosing: Sequence[AttentionGeometry]) -> JudgedImage:
     gaps = {a.name: route_gaps(answer.affinities[a.name], a)[0].astype(np.float32) for a in choosing}
-    return JudgedImage(image.name, image.tensor, answer.logits[0], {n: r[0] for n, r in routes.items()}, gaps)
+    outputs = {name: output[0] for name, output in answer.outputs.items()}
+    return JudgedImage(image.name, image.input, outputs, {n: r[0] for n, r in routes.items()}, gaps)
 
 
-def output_parity(batch: int, pairs: Sequence[tuple[Array, Array]]) -> OutputParity:
-    """Compare pairs of (artifact, reference) logits (1, classes), one a run image: the worst of each figure."""
-    a, b = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    finite = bool(np.isfinite(a).all())
-    return OutputParity(
-        batch=batch,
-        images=len(pairs),
-        finite=finite,
-        relative_error=max(relative_error(x, y) for x, y in pairs),
-        psnr_db=min(psnr_db(x, y) for x, y in pairs),
-        cosine=min(cosine(x, y) for x, y in pairs) if finite else math.nan,
-        top1_agreement=top_agreement(a, b, 1) if finite else 0.0,
-        top5_agreement=top_agreement(a, b, 5) if finite else 0.0,
-    )
+class OutputTally:
+    """Compares outputs image by image, all at one batch size, and keeps the worst of each figure."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.images, self.finite = batch, 0, True
+        self._error, self._output = -math.inf, ""
+        self._psnr, self._cosine = math.inf, math.inf
+        self._logits: list[tuple[Array, Array]] = []
+
+    def add(self, results: Arrays, reference: Arrays) -> None:
+        """The outputs (1, ...) of one run image, by output name."""
+        self.images += 1
+        for name, expected in reference.items():
+            result = results[name]
+            self.finite &= bool(np.isfinite(result).all())
+            error = relative_error(result, expected)
+            error = math.inf if math.isnan(error) else error  # of a reference that is not finite
+            if error > self._error:
+                self._error, self._output = error, name
+            self._psnr = min(self._psnr, psnr_db(result, expected))
+            self._cosine = min(self._cosine, cosine(result, expected)) if self.finite else math.nan
+            if name == LOGITS:
+                self._logits.append((result, expected))
+
+    def result(self) -> OutputParity:
+        return OutputParity(
+            batch=self.batch,
+            images=self.images,
+            finite=self.finite,
+            output=self._output,
+            relative_error=self._error,
+            psnr_db=self._psnr,
+            cosine=self._cosine,
+            top1_agreement=self._agreement(1),
+            top5_agreement=self._agreement(5),
+        )
+
+    def _agreement(self, k: int) -> float | None:
+        if not self._logits:
+            return None
+        a, b = (np.concatenate(arrays) for arrays in zip(*self._logits, strict=True))
+        return top_agreement(a, b, k) if self.finite else 0.0

@@ -7,7 +7,7 @@ structure at several scales and fine noise everywhere, and two photographs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from debiexport.cards import Preprocessing
 from debiexport.geometry import check_image_size
-from debiexport.preprocess import preprocess, read_image
+from debiexport.preprocess import normalise, read_image, resize_and_crop
+from debiexport.signature import NORMALIZED, UINT8
 
 SEED = 20250
 NOISE_STD = 0.05
@@ -35,18 +36,28 @@ class ParityImage:
     Attributes:
         name: what it shows.
         tensor: float32 (3, H, W), normalised with the card's mean and std, contiguous.
+        pixels: uint8 (H, W, 3), of which `tensor` is the normalised form, if the artifact takes bytes.
     """
 
     name: str
     tensor: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def input(self) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+        """The image as the artifact takes it."""
+        return self.tensor if self.pixels is None else self.pixels
 
 
-def parity_images(preprocessing: Preprocessing, image_size: tuple[int, int]) -> list[ParityImage]:
+def parity_images(
+    preprocessing: Preprocessing, image_size: tuple[int, int], input: str = NORMALIZED
+) -> list[ParityImage]:
     """The seven parity images at one image size; always the same with the same numpy and pillow.
 
     Args:
         preprocessing: a card's. The photographs go through all of it, the others through mean and std.
         image_size: (H, W) in pixels, each from 32 to 4096.
+        input: "uint8" rounds the images to bytes, and keeps those beside what they are once normalised.
 
     Returns:
         One image for each of `NAMES`, in that order.
@@ -59,26 +70,44 @@ def parity_images(preprocessing: Preprocessing, image_size: tuple[int, int]) -> 
     check_image_size(image_size)
     images = []
     for name in NAMES:
-        make = _structured if name in _STRUCTURES else _photograph
-        images.append(ParityImage(name, make(name, preprocessing, image_size)))
+        pixels = None
+        if input == UINT8:
+            pixels = _bytes(name, image_size) if name in _STRUCTURES else _photograph(name, preprocessing, image_size)
+            tensor = normalise(pixels, preprocessing)
+        elif name in _STRUCTURES:
+            tensor = _structured(name, preprocessing, image_size)
+        else:
+            tensor = normalise(_photograph(name, preprocessing, image_size), preprocessing)
+        images.append(ParityImage(name, tensor, pixels))
     return images
 
 
-def _photograph(name: str, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _photograph(name: str, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     with resources.as_file(resources.files("debiexport").joinpath("data", f"{name}.jpg")) as path:
-        return preprocess(read_image(path), preprocessing, image_size)
+        return resize_and_crop(read_image(path), preprocessing, image_size)
 
 
 def _structured(name: str, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    # A stream of its own for every image, whichever others are made. PCG64 by name: numpy's default may change.
-    random = np.random.Generator(np.random.PCG64([SEED, NAMES.index(name)]))
-    planes = _STRUCTURES[name](random, *image_size)
-    tensor = np.empty(planes.shape, np.float32)
-    for channel, plane in enumerate(planes):  # one channel at a time, as 4096 x 4096 takes memory
-        plane += random.normal(0.0, NOISE_STD, plane.shape)
-        np.clip(plane, 0.0, 1.0, out=plane)
+    tensor = np.empty((3, *image_size), np.float32)
+    for channel, plane in enumerate(_noisy_planes(name, image_size)):
         tensor[channel] = (plane - preprocessing.mean[channel]) / preprocessing.std[channel]
     return tensor
+
+
+def _bytes(name: str, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    pixels = np.empty((*image_size, 3), np.uint8)
+    for channel, plane in enumerate(_noisy_planes(name, image_size)):
+        pixels[:, :, channel] = np.rint(255 * plane)
+    return pixels
+
+
+def _noisy_planes(name: str, image_size: tuple[int, int]) -> Iterator[npt.NDArray[np.float64]]:
+    """R, G and B (H, W) in [0, 1], one at a time, as 4096 x 4096 takes memory."""
+    # A stream of its own for every image, whichever others are made. PCG64 by name: numpy's default may change.
+    random = np.random.Generator(np.random.PCG64([SEED, NAMES.index(name)]))
+    for plane in _STRUCTURES[name](random, *image_size):
+        plane += random.normal(0.0, NOISE_STD, plane.shape)
+        yield np.clip(plane, 0.0, 1.0, out=plane)
 
 
 # ------------------------------------------------------------------------------------- structures

@@ -12,9 +12,11 @@ import numpy as np
 from debiexport.bundle import Bundle, is_unverified, open_bundle
 from debiexport.errors import UsageError
 from debiexport.metrics import top_classes
+from debiexport.names import LOGITS
 from debiexport.preprocess import load_batch
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array, Runtime
+from debiexport.signature import IMAGES
 
 EVALUATION_BATCH = 8  # images in memory at once where the batch is dynamic
 
@@ -89,7 +91,7 @@ def predict(
         threads: of the runtime; None lets it choose.
 
     Raises:
-        UsageError: no images, `top` below 1, or a file that does not exist.
+        UsageError: no images, `top` below 1, a file that does not exist, or a bundle without classes.
         ImageError: a file is not an image, or decodes to too many pixels.
         BundleError: a file of the bundle is missing, truncated or altered.
     """
@@ -98,6 +100,7 @@ def predict(
     if top < 1:
         raise UsageError(f"--top is {top}: give at least 1")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    require_classes(opened, "predict")
     notes: tuple[str, ...] = ()
     if is_unverified(opened):
         notes = (f"{opened.path} lost parity when it was exported: do not rely on these predictions",)
@@ -115,10 +118,12 @@ def evaluate(
     A class folder is named by a label of the bundle, or, if the bundle has no labels, by a class index.
 
     Raises:
-        UsageError: no such folder, no images in it, or a class folder that names no class.
+        UsageError: no such folder, no images in it, a class folder that names no class, or a bundle without
+            classes.
         ImageError: a file is not an image.
     """
-    files, classes = _labelled_files(bundle, Path(folder))
+    count = require_classes(bundle, "--eval")
+    files, classes = _labelled_files(bundle, Path(folder), count)
     progress(f"measuring accuracy on {len(files)} images of {folder}")
     hits1 = hits5 = done = 0
     for logits in _logits(bundle, bundle.runtime(threads), files):
@@ -130,16 +135,28 @@ def evaluate(
     return Accuracy(done, hits1 / done, hits5 / done)
 
 
+def require_classes(bundle: Bundle, asked: str) -> int:
+    """The number of classes.
+
+    Raises:
+        UsageError: the bundle gives features.
+    """
+    count = bundle.manifest.card.num_classes
+    if count is None:
+        raise UsageError(f"{asked} needs classes, but {bundle.path} gives features: use a bundle of a classifier")
+    return count
+
+
 def _logits(bundle: Bundle, runtime: Runtime, files: Sequence[str | Path]) -> Iterator[Array]:
     """Logits of the files in order, in batches that the artifact takes; a short last batch is filled up."""
     manifest = bundle.manifest
     batch = runtime.batch or EVALUATION_BATCH
     for start in range(0, len(files), batch):
         group = files[start : start + batch]
-        images = load_batch(group, manifest.card.preprocessing, manifest.image_size)
+        images = load_batch(group, manifest.card.preprocessing, manifest.image_size, manifest.input)
         if runtime.batch:
             images = np.concatenate([images, np.repeat(images[-1:], batch - len(group), axis=0)])
-        yield runtime.run({"images": images})["logits"][: len(group)]
+        yield runtime.run({IMAGES: images})[LOGITS][: len(group)]
 
 
 def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Prediction:
@@ -151,11 +168,11 @@ def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Predictio
     return Prediction(path, tuple(ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best))
 
 
-def _labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], list[int]]:
+def _labelled_files(bundle: Bundle, folder: Path, count: int) -> tuple[list[str | Path], list[int]]:
     if not folder.is_dir():
         raise UsageError(f"--eval {folder} is not a folder: give a folder of class folders")
     manifest = bundle.manifest
-    names = manifest.labels or tuple(map(str, range(manifest.card.num_classes)))
+    names = manifest.labels or tuple(map(str, range(count)))
     index = {name: i for i, name in enumerate(names)}
     files: list[str | Path] = []
     classes: list[int] = []

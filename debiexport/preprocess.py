@@ -10,7 +10,7 @@ The rule is torchvision's `Resize`, `CenterCrop`, `ToTensor`, `Normalize` on ima
    this is `Resize` of the shorter side.
 3. The centre is cut out. Where the margins cannot be equal, they are rounded like `CenterCrop`'s: the
    half to the even number.
-4. Values are divided by 255, less `mean`, divided by `std`.
+4. Values are divided by 255, less `mean`, divided by `std`. A model that takes bytes does this step itself.
 
 An EXIF orientation is not applied, since `ImageFolder` does not apply it: a photograph that a viewer
 turns upright reaches the network as it is stored. TIFF is the exception, whose orientation pillow
@@ -34,6 +34,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from debiexport.cards import Preprocessing
 from debiexport.errors import DebiexportError, ImageError, UsageError
 from debiexport.geometry import check_image_size
+from debiexport.signature import NORMALIZED, UINT8
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # of a decoded image, and of a resized one
@@ -162,6 +163,17 @@ def preprocess(
         UsageError: `image_size` is out of range.
         ImageError: the image is not RGB, or it is so thin that the resized image would exceed `MAX_PIXELS`.
     """
+    return normalise(resize_and_crop(image, preprocessing, image_size), preprocessing)
+
+
+def resize_and_crop(
+    image: Image.Image, preprocessing: Preprocessing, image_size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """One image as the bytes of its pixels, before they are normalised: the input "uint8"; see `preprocess`.
+
+    Returns:
+        uint8 (H, W, 3), contiguous; channels are R, G, B.
+    """
     height, width = check_image_size(image_size)
     if image.mode != "RGB":
         raise ImageError(f"the image has mode {image.mode!r}: convert it to 'RGB', as read_image does")
@@ -175,7 +187,7 @@ def preprocess(
     resized = image.resize((resized_width, resized_height), resampling)
     top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
     cropped = resized.crop((left, top, left + width, top + height))
-    return _normalised(np.asarray(cropped), preprocessing)
+    return np.ascontiguousarray(cropped)
 
 
 def _resized_size(size: tuple[int, int], preprocessing: Preprocessing, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -187,7 +199,8 @@ def _resized_size(size: tuple[int, int], preprocessing: Preprocessing, image_siz
     return box_width * height // width, box_width
 
 
-def _normalised(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """Bytes (H, W, 3) as the network's input: float32 (3, H, W), contiguous."""
     # In float32 and in this order, so that the numbers are torchvision's to the last bit.
     values = pixels.astype(np.float32)
     values /= np.float32(255)
@@ -197,12 +210,12 @@ def _normalised(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> 
 
 
 def load_batch(
-    paths: Sequence[str | Path], preprocessing: Preprocessing, image_size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    """Image files as one batch, in the order given; see `read_image` and `preprocess`.
+    paths: Sequence[str | Path], preprocessing: Preprocessing, image_size: tuple[int, int], input: str = NORMALIZED
+) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+    """Image files as one batch, in the order given; see `read_image`, `preprocess` and `resize_and_crop`.
 
     Returns:
-        float32 (N, 3, H, W) with N the number of paths.
+        float32 (N, 3, H, W) with N the number of paths, or for the input "uint8" bytes (N, H, W, 3).
 
     Raises:
         UsageError: there are no paths, one is not a file, or `image_size` is out of range.
@@ -210,12 +223,15 @@ def load_batch(
     """
     if not paths:
         raise UsageError("no images were given: give the path of at least one")
-    return np.stack([_load(path, preprocessing, image_size) for path in paths])
+    pixels = [_load(path, preprocessing, image_size) for path in paths]
+    if input == UINT8:
+        return np.stack(pixels)
+    return np.stack([normalise(image, preprocessing) for image in pixels])
 
 
-def _load(path: str | Path, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _load(path: str | Path, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     image = read_image(path)
     try:
-        return preprocess(image, preprocessing, image_size)
+        return resize_and_crop(image, preprocessing, image_size)
     except ImageError as error:
         raise ImageError(f"{str(path)!r}: {error}") from error

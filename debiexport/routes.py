@@ -34,6 +34,19 @@ class RouteCount:
         return (self.rows - self.near_ties - self.wrong) / self.rows
 
 
+def as_routes(tensor: Array, geometry: AttentionGeometry) -> Array:
+    """Routes (N, R, k) from what an artifact shows under the name of its routes.
+
+    Lowerings without an index show a mask (N, R, R) of floats, 1 where a region was chosen; in a row that
+    does not choose exactly k, the routes are made invalid.
+    """
+    if not np.issubdtype(tensor.dtype, np.floating):
+        return tensor
+    chosen = tensor > 0.5
+    routes = np.argsort(~chosen, axis=-1, kind="stable")[..., : geometry.top_k]
+    return np.where((chosen.sum(-1) == geometry.top_k)[..., None], routes, -1)
+
+
 def route_sets(routes: Array, geometry: AttentionGeometry) -> Array:
     """Routes (N, R, k) as sorted rows in which all regions that are padding throughout are one region.
 

@@ -37,8 +37,11 @@ def state_dict_spec(card: Card) -> Spec:
         infix = ".blocks" if card.family == "biformer_stl" else ""
         for j in range(stage.blocks):
             spec |= dict(_block(card.family, stage, f"stages.{i}{infix}.{j}"))
-    spec |= _batch_norm("norm", widths[-1]) | _linear("head", card.num_classes, widths[-1])
-    return spec
+    if card.num_classes is None:
+        for i, width in enumerate(widths):
+            spec |= _norm(f"extra_norms.{i}.ln", width)
+        return spec
+    return spec | _batch_norm("norm", widths[-1]) | _linear("head", card.num_classes, widths[-1])
 
 
 def is_counter(key: str) -> bool:

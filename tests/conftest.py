@@ -55,6 +55,12 @@ def tiny_bi_toml(family: str = "biformer") -> str:
     return text + _TAIL
 
 
+def tiny_seg_toml() -> str:
+    """The tiny DeBiFormer as a dense backbone."""
+    text = tiny_debi_toml().replace('"tiny_debi"', '"tiny_seg"')
+    return text.replace("num_classes = 6", 'outputs = "features"\nimage_size = [64, 96]')
+
+
 @pytest.fixture(scope="session")
 def tiny_card() -> Card:
     return parse_card(tiny_debi_toml().encode(), "tiny_debi.toml")
@@ -68,6 +74,11 @@ def tiny_bi_card() -> Card:
 @pytest.fixture(scope="session")
 def tiny_stl_card() -> Card:
     return parse_card(tiny_bi_toml("biformer_stl").encode(), "tiny_stl.toml")
+
+
+@pytest.fixture(scope="session")
+def tiny_seg_card() -> Card:
+    return parse_card(tiny_seg_toml().encode(), "tiny_seg.toml")
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +115,33 @@ def dynamic_bundle(_dynamic_bundle: Path, tmp_path: Path) -> Path:
 def static_bundle(_static_bundle: Path, tmp_path: Path) -> Path:
     """The same network with a batch of 3."""
     return Path(shutil.copytree(_static_bundle, tmp_path / "static"))
+
+
+@pytest.fixture(scope="session")
+def _seg_bundle(tiny_seg_card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from debiexport.export import export_onnx
+
+    return export_onnx(tiny_seg_card, batch=2, output=tmp_path_factory.mktemp("bundles") / "seg").path
+
+
+@pytest.fixture(scope="session")
+def _uint8_bundle(tiny_card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from debiexport.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("bundles") / "uint8"
+    return export_onnx(tiny_card, image_size=64, batch=None, input="uint8", output=folder).path
+
+
+@pytest.fixture
+def seg_bundle(_seg_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of the tiny dense backbone (64 x 96 px, random weights, a batch of 2) that a test may spoil."""
+    return Path(shutil.copytree(_seg_bundle, tmp_path / "seg"))
+
+
+@pytest.fixture
+def uint8_bundle(_uint8_bundle: Path, tmp_path: Path) -> Path:
+    """The bundle of `dynamic_bundle`, but it takes bytes."""
+    return Path(shutil.copytree(_uint8_bundle, tmp_path / "uint8"))
 
 
 @pytest.fixture

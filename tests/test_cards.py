@@ -33,6 +33,7 @@ Data = dict[str, Any]
 REMOVED = object()
 DEBI = "debi_t"
 BI = "biformer_t"
+DENSE = "debi_t_seg"
 
 
 def changed(model: str, *changes: tuple[str, Any]) -> Data:
@@ -60,6 +61,26 @@ def test_names_are_sorted_and_what_iter_gives() -> None:
     assert [card.name for card in iter_cards()] == list(card_names())
     assert {"debi_t", "debi_s", "debi_b", "debi_nano"} < set(card_names())
     assert {"biformer_t", "biformer_s", "biformer_b", "biformer_stl"} < set(card_names())
+    assert {f"debi_{size}_{use}" for size in "tsb" for use in ("seg", "det")} < set(card_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "regions", "image_size"),
+    [
+        *((f"debi_{size}_seg", 8, (512, 512)) for size in "tsb"),
+        ("debi_t_det", 8, (800, 1344)),
+        ("debi_s_det", 16, (800, 1344)),
+        ("debi_b_det", 32, (800, 1344)),
+    ],
+)
+def test_dense_backbones(name: str, regions: int, image_size: tuple[int, int]) -> None:
+    """Their stages are the classifier's, top-k included."""
+    card, classifier = load_card(name), load_card(name.rpartition("_")[0])
+    assert (card.outputs, card.num_classes, card.regions) == ("features", None, regions)
+    assert card.image_size == card.default_image_size == image_size
+    assert card.stages == classifier.stages
+    assert (classifier.outputs, classifier.num_classes, classifier.image_size) == ("logits", 1000, None)
+    assert classifier.default_image_size == (224, 224)
 
 
 @pytest.mark.parametrize("name", card_names())
@@ -77,8 +98,10 @@ def test_to_dict_is_the_file(name: str) -> None:
     assert load_card(path) == load_card(str(path)) == load_card(name)
 
 
-def test_tiny_cards_round_trip(tiny_card: Card, tiny_bi_card: Card, tiny_stl_card: Card, tiny_card_file: Path) -> None:
-    for card in (tiny_card, tiny_bi_card, tiny_stl_card):
+def test_tiny_cards_round_trip(
+    tiny_card: Card, tiny_bi_card: Card, tiny_stl_card: Card, tiny_seg_card: Card, tiny_card_file: Path
+) -> None:
+    for card in (tiny_card, tiny_bi_card, tiny_stl_card, tiny_seg_card):
         assert card_from_dict(card.to_dict(), "again") == card
     assert load_card(tiny_card_file) == tiny_card
 
@@ -123,8 +146,10 @@ def test_architecture_digest_is_of_the_architecture() -> None:
         card.with_options(top_k=(4, 8, 16, 48)),
         card.with_options(bra_top_k=(1, 4, 15)),
         card.with_options(num_classes=10),
+        replace(load_card("debi_t_seg"), regions=7),
     )
-    assert len({digest, *(c.architecture_sha256 for c in others)}) == 5
+    assert len({digest, *(c.architecture_sha256 for c in others)}) == 6
+    assert replace(card, image_size=(64, 64)).architecture_sha256 == digest
 
 
 # ----------------------------------------------------------------------------------- refusals
@@ -229,6 +254,21 @@ REFUSALS: list[tuple[str, tuple[tuple[str, Any], ...], tuple[str, ...]]] = [
     (DEBI, (("name", "../x"),), ("name is '../x'", "letters, digits and underscores")),
     (DEBI, (("name", ""),), ("name is ''", "letters, digits and underscores")),
     (DEBI, (("name", "n" * 65),), ("name is 'nnn", "at most 64")),
+    # outputs and sizes
+    (DEBI, (("outputs", "masks"),), ("outputs is 'masks'", "logits, features")),
+    (DEBI, (("outputs", 3),), ("outputs is 3", "a string")),
+    (DEBI, (("outputs", "features"),), ("unknown key 'num_classes'", "1000")),
+    (DENSE, (("num_classes", 150),), ("unknown key 'num_classes'", "150")),
+    (DENSE, (("outputs", "logits"),), ("'num_classes' is missing",)),
+    (DENSE, (("outputs", REMOVED),), ("'num_classes' is missing",)),
+    (BI, (("outputs", "features"), ("num_classes", REMOVED)), ("outputs is 'features'", "biformer has logits")),
+    (DENSE, (("image_size", 512),), ("image_size is 512", "a list")),
+    (DENSE, (("image_size", [512]),), ("image_size is [512]", "[height, width]")),
+    (DENSE, (("image_size", [512, 512, 3]),), ("image_size is [512, 512, 3]", "[height, width]")),
+    (DENSE, (("image_size", [512, 31]),), ("image_size is [512, 31]", "32 to 4096")),
+    (DENSE, (("image_size", [4097, 512]),), ("image_size is [4097, 512]", "32 to 4096")),
+    (DENSE, (("image_size", [512.0, 512]),), ("image_size is [512.0, 512]", "pixels")),
+    (DENSE, (("image_size", [True, 512]),), ("image_size is [True, 512]", "pixels")),
     # impossible combinations
     (DEBI, (("stages.0.head_width", 48),), ("stage 1", "head_width is 48", "divide C = 64")),
     (BI, (("stages.3.head_width", 100),), ("stage 4", "head_width is 100", "divide C = 512")),
@@ -269,6 +309,9 @@ def test_refuses(model: str, changes: tuple[tuple[str, Any], ...], says: tuple[s
     "changes",
     [
         (("paper", REMOVED),),
+        (("image_size", [32, 4096]),),
+        (("outputs", "logits"),),
+        (("outputs", "features"), ("num_classes", REMOVED)),
         (("paper.top1", 82),),
         (("preprocessing.std", [1, 1, 1]),),
         (("preprocessing.crop", 256),),
@@ -384,6 +427,7 @@ def test_refuses_a_file_that_cannot_be_read(
     [
         (DEBI, {}, {}),
         (DEBI, {"regions": 8}, {"S": 8}),
+        (DENSE, {"regions": 7, "top_k": (1, 2, 3, 4)}, {"S": 7, "dbra_top_k": [1, 2, 3, 4]}),
         (DEBI, {"regions": 64}, {"S": 64}),
         (DEBI, {"num_classes": 1}, {"num_classes": 1}),
         (DEBI, {"num_classes": 1_000_000}, {"num_classes": 1_000_000}),
@@ -435,6 +479,8 @@ def test_options_replace_nothing_else(model: str, options: Data, expected: Data)
         (BI, {"regions": 3}, ("--bra-top-k is 16 in stage 3", "S = 3", "9 regions", "at most 9")),
         (DEBI, {"regions": 6, "top_k": (1, 1, 1, 37)}, ("--top-k is 37 in stage 4", "at most 36")),
         (BI, {"top_k": (1, 1, 1, 1)}, ("--top-k was given", "biformer_t has no DBRA")),
+        (DENSE, {"num_classes": 150}, ("--num-classes was given", "debi_t_seg gives features", "leave it out")),
+        (DENSE, {"regions": 6}, ("--top-k is 49 in stage 4", "at most 36")),
     ],
 )
 def test_refused_options(model: str, options: Data, says: tuple[str, ...], one_line: OneLine) -> None:

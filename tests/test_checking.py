@@ -41,12 +41,12 @@ def exported_weights(tiny_card: Card, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-def corrupt(bundle: Path, factor: float = 1.01) -> None:
+def corrupt(bundle: Path, factor: float = 1.01, tensor: str = "head.bias") -> None:
     """Change one weight of the model, and let the manifest vouch for it."""
     path = bundle / "model.onnx"
     model = onnx.load(str(path))
-    (tensor,) = [t for t in model.graph.initializer if t.name == "head.bias"]
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * factor, tensor.name))
+    (found,) = [t for t in model.graph.initializer if t.name == tensor]
+    found.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(found) * factor, tensor))
     path.write_bytes(model.SerializeToString())
     rehash(bundle)
 
@@ -83,6 +83,43 @@ def test_by_stored_answers(dynamic_bundle: Path, static_bundle: Path, batch: str
     assert result.parity.ok
     assert result.parity.method == "golden"
     assert "torch is not installed" in result.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["seg_bundle", "uint8_bundle"])
+@pytest.mark.parametrize("torch_is_here", [True, False])
+def test_features_and_bytes(kind: str, torch_is_here: bool, request: pytest.FixtureRequest) -> None:
+    if not torch_is_here:
+        request.getfixturevalue("no_torch")
+    result = check(request.getfixturevalue(kind), threads=1)
+    assert result.parity.ok
+    assert result.parity.method == ("reference" if torch_is_here else "golden")
+
+
+@pytest.mark.parametrize("torch_is_here", [True, False])
+@pytest.mark.parametrize("output", ["feature1", "feature4"])
+def test_corrupt_features(seg_bundle: Path, output: str, request: pytest.FixtureRequest, torch_is_here: bool) -> None:
+    if not torch_is_here:
+        request.getfixturevalue("no_torch")
+    corrupt(seg_bundle, tensor=f"{output}.norm.bias")
+    with pytest.raises(CheckFailed, match=f"in {output} is above"):
+        check(seg_bundle)
+
+
+def test_accuracy_of_features(seg_bundle: Path, tmp_path: Path, one_line: OneLine) -> None:
+    lines: list[str] = []
+    with pytest.raises(UsageError, match="--eval needs classes") as caught:
+        check(seg_bundle, evaluate_on=tmp_path, progress=lines.append)
+    one_line(caught.value)
+    assert len(lines) == 1, "said before anything is computed"
+
+
+def test_bytes_taken_for_floats(uint8_bundle: Path, one_line: OneLine) -> None:
+    data = json.loads((uint8_bundle / MANIFEST).read_text())
+    data["input"] = "normalized"
+    (uint8_bundle / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(BundleError, match="not the network of the manifest") as caught:
+        check(uint8_bundle)
+    one_line(caught.value)
 
 
 def test_bundle_of_a_file_without_the_file(dynamic_bundle: Path) -> None:

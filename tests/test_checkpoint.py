@@ -683,9 +683,14 @@ def test_keys_that_do_not_fit(state: State, words: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize("counters", [True, False])
 @pytest.mark.parametrize("name", card_names())
 def test_the_card_that_fits_is_named(name: str, counters: bool) -> None:
-    spec = state_dict_spec(replace(load_card(name), num_classes=12))
+    """Dense backbones of one size differ in S alone, of which the weights know nothing: all of them are named."""
+    card = load_card(name)
+    spec = state_dict_spec(card if card.outputs == "features" else replace(card, num_classes=12))
+    names = [n for n in card_names() if state_dict_spec(load_card(n)) == state_dict_spec(card)]
+    assert len(names) == (2 if card.outputs == "features" else 1)
+    advice = f"this looks like {' or '.join(names)}: use --model {' or --model '.join(names)}"
     state = {k: torch.empty(s, device="meta") for k, s in spec.items() if counters or not is_counter(k)}
-    with pytest.raises(CheckpointError, match=f"this looks like {name}: use --model {name}"):
+    with pytest.raises(CheckpointError, match=f"{advice}$"):
         checkpoint._check_fit(state, replace(CARD, num_classes=12), [], "w.pth")
 
 
@@ -695,6 +700,49 @@ def test_the_card_that_fits_is_named_from_a_file(tmp_path: Path) -> None:
     assert "this looks like debi_t: use --model debi_t" in refusal(tmp_path / "w.pth")
     safetensors.torch.save_file({k: v for k, v in STATE.items() if k != QKV}, tmp_path / "w.safetensors")
     assert refusal(tmp_path / "w.safetensors").endswith("; give the model that it is of")
+
+
+# --------------------------------------------------------------------------------- dense backbones
+
+
+@pytest.fixture(scope="module")
+def dense_state(tiny_seg_card: Card) -> State:
+    return random_checkpoint(tiny_seg_card).state
+
+
+def test_a_backbone_has_no_classes(tiny_seg_card: Card, dense_state: State, tmp_path: Path) -> None:
+    torch.save(dense_state, tmp_path / "w.pth")
+    result = read_checkpoint(tmp_path / "w.pth", tiny_seg_card)
+    assert result.card == tiny_seg_card
+    assert set(result.state) == set(dense_state)
+    assert str(result) == "tiny_seg, w.pth"
+    with pytest.raises(UsageError, match="--num-classes was given, but tiny_seg gives features"):
+        read_checkpoint(tmp_path / "w.pth", tiny_seg_card, num_classes=6)
+
+
+def test_the_backbone_of_a_segmenter(tiny_seg_card: Card, dense_state: State, tmp_path: Path) -> None:
+    """Its decode head has classes, which are no business of the backbone."""
+    beside = {"decode_head.conv_seg.weight": torch.ones(150, 8, 1, 1), "neck.0.weight": torch.ones(3)}
+    state = {f"backbone.{key}": value for key, value in dense_state.items()} | beside
+    torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "w.pth")
+    result = read_checkpoint(tmp_path / "w.pth", tiny_seg_card)
+    assert all(torch.equal(result.state[key], dense_state[key]) for key in dense_state)
+
+
+@pytest.mark.parametrize("given", ["classifier", "backbone"])
+def test_a_classifier_is_no_backbone(
+    given: str, tiny_card: Card, tiny_seg_card: Card, dense_state: State, tmp_path: Path, one_line: Any
+) -> None:
+    state, card = (
+        (random_checkpoint(tiny_card).state, tiny_seg_card) if given == "classifier" else (dense_state, tiny_card)
+    )
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "w.pth", card)
+    words = ("missing (extra_norms.0.ln.weight", "unexpected (norm.weight")
+    assert all(
+        word in one_line(caught.value) for word in (words if given == "classifier" else ("missing (norm.weight",))
+    )
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_seg_toml
 from PIL import Image
 
 from debiexport import __version__
@@ -118,6 +119,7 @@ def refused(arguments: list[str], code: int, words: str, tmp_path: Path, capsys:
         ("--regions 65", 2, "--regions"),
         ("--num-classes 0", 2, "--num-classes"),
         ("--lowering magic", 2, "'magic'"),
+        ("--input float16", 2, "'float16'"),
         ("--labels nowhere.txt", 2, "nowhere.txt"),
         ("--output /proc/debiexport", 2, "cannot be written"),
         ("--unknown", 2, "--unknown"),
@@ -128,6 +130,43 @@ def test_bad_options(
     options: str, code: int, words: str, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(["onnx", "--model", str(tiny_card_file), *options.split()], code, words, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ("--num-classes 150", 2, "tiny_seg gives features and no classes"),
+        ("--labels labels.txt", 2, "tiny_seg gives features and no classes"),
+        ("--image-size 31", 2, "--image-size"),
+        ("--top-k 5,1,1,1", 2, "--top-k"),
+    ],
+)
+def test_bad_options_of_a_backbone(
+    options: str, code: int, words: str, tiny_seg_card: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tmp_path / "tiny_seg.toml"
+    card.write_text(tiny_seg_toml())
+    refused(["onnx", "--model", str(card), *options.split()], code, words, tmp_path, capsys)
+
+
+def test_bad_backbones(tiny_card: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card, weights = tmp_path / "tiny_seg.toml", tmp_path / "weights.pth"
+    card.write_text(tiny_seg_toml())
+    torch.save(random_checkpoint(tiny_card).state, weights)
+    refused(
+        ["onnx", "--model", str(card), "--checkpoint", str(weights)], 4, "extra_norms.0.ln.weight", tmp_path, capsys
+    )
+    card.write_text(tiny_seg_toml().replace("outputs =", "num_classes = 6\noutputs ="))
+    refused(["onnx", "--model", str(card)], 4, "unknown key 'num_classes'", tmp_path, capsys)
+    card.write_text(tiny_seg_toml().replace("[64, 96]", "[64, 8]"))
+    refused(["onnx", "--model", str(card)], 4, "image_size is [64, 8]", tmp_path, capsys)
+
+
+def test_features_are_not_classified(
+    seg_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["predict", str(seg_bundle), str(image)], 2, "predict needs classes", tmp_path, capsys)
+    refused(["check", str(seg_bundle), "--eval", str(tmp_path), "-q"], 2, "--eval needs classes", tmp_path, capsys)
 
 
 def test_model_is_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -465,12 +504,15 @@ def test_a_bug_is_called_a_bug(
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_out_of_memory(
-    tiny_card_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] you tried to allocate 183 GB")]
+)
+def test_not_enough_memory(
+    failure: Exception, tiny_card_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _break(monkeypatch, MemoryError())
-    assert run(["onnx", "--model", str(tiny_card_file)]) == 1
-    assert "out of memory" in errors(capsys.readouterr().err)[0]
+    _break(monkeypatch, failure)
+    assert run(["onnx", "--model", str(tiny_card_file)]) == 2
+    assert "not enough memory: choose a smaller image size or batch" in errors(capsys.readouterr().err)[0]
 
 
 @pytest.mark.parametrize("json_wanted", [False, True])

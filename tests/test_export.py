@@ -112,7 +112,7 @@ def test_manifest_says_what_was_asked_for(tuned: ExportResult, micro: Card, weig
     assert manifest.versions["debiexport"] == __version__
     assert manifest.versions["torch"] == torch.__version__
     assert manifest.versions["onnx"] == onnx.__version__
-    assert manifest.lowering.name == "gather"
+    assert manifest.lowering.name == "cpu"
 
 
 def test_options_are_in_the_routes(tuned: ExportResult) -> None:
@@ -157,6 +157,7 @@ def test_nothing_of_the_machine_is_written(tuned: ExportResult, dynamic_bundle: 
 def test_default_output(micro: Card) -> None:
     assert default_output(micro, (64, 96), 2) == Path("artifacts/micro-onnx-64x96-b2")
     assert default_output(micro, (64, 64), None) == Path("artifacts/micro-onnx-64x64-bdynamic")
+    assert default_output(micro, (64, 64), 1, "uint8") == Path("artifacts/micro-onnx-64x64-b1-uint8")
 
 
 # ---------------------------------------------------------------------------------- the same bytes
@@ -225,6 +226,46 @@ def test_dynamic_batch(dynamic_bundle: Path) -> None:
         np.testing.assert_allclose(single[0], together[i], rtol=1e-4, atol=1e-5)
 
 
+def test_backbone(seg_bundle: Path) -> None:
+    model, bundle = model_of(seg_bundle), open_bundle(seg_bundle)
+    shapes = {
+        "feature1": [2, 8, 16, 24],
+        "feature2": [2, 16, 8, 12],
+        "feature3": [2, 16, 4, 6],
+        "feature4": [2, 32, 2, 3],
+    }
+    assert io(model.graph.output) == [(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    artifact = bundle.manifest.artifact("model")
+    assert {tensor.name: list(tensor.shape) for tensor in artifact.outputs} == shapes
+    assert bundle.manifest.image_size == (64, 96), "the card's own"
+    assert bundle.manifest.card.num_classes is None
+    assert {output["output"] for output in bundle.manifest.parity["outputs"]} <= set(shapes)
+    names = [node.name for node in model.graph.node]
+    assert {f"{name}.norm/LayerNormalization" for name in shapes} <= set(names)
+    assert [name for name in names if not _PLACE.fullmatch(name)] == []
+
+
+def test_bytes(uint8_bundle: Path, dynamic_bundle: Path) -> None:
+    """The network behind the input is the same."""
+    model, manifest = model_of(uint8_bundle), open_bundle(uint8_bundle).manifest
+    assert io(model.graph.input) == [("images", onnx.TensorProto.UINT8, ["batch", 64, 64, 3])]
+    assert manifest.input == "uint8" and json.loads((uint8_bundle / MANIFEST).read_text())["input"] == "uint8"
+    assert (manifest.artifact("model").inputs[0].dtype, manifest.artifact("model").inputs[0].shape) == (
+        "uint8",
+        (None, 64, 64, 3),
+    )
+    names = [node.name for node in model.graph.node]
+    pixel_names = ["pixels/Cast", "pixels/Mul", "pixels/Add", "pixels/Transpose"]
+    assert [name for name in names if name.startswith("pixels/")] == pixel_names
+    assert sorted(set(names) - set(pixel_names)) == sorted(node.name for node in model_of(dynamic_bundle).graph.node)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    mean, std = (np.float32(v) for v in (manifest.card.preprocessing.mean, manifest.card.preprocessing.std))
+    images = np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
+    logits = open_bundle(uint8_bundle).runtime(1).run({"images": pixels})["logits"]
+    wanted = open_bundle(dynamic_bundle).runtime(1).run({"images": images})["logits"]
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_static_batch(static_bundle: Path) -> None:
     assert io(model_of(static_bundle).graph.input)[0][2] == [3, 3, 64, 64]
     parity = open_bundle(static_bundle).manifest.parity
@@ -236,7 +277,9 @@ def test_every_batch_is_proven(dynamic_bundle: Path) -> None:
     assert [output["batch"] for output in parity["outputs"]] == [1, 2, 5]
 
 
-_PLACE = re.compile(r"(network|head|stem(\.conv\d)?|stage\d(\.downsample|\.block\d+(\.\w+)*)?)/[A-Z]\w*")
+_PLACE = re.compile(
+    r"(network|head|feature\d(\.norm)?|pixels|stem(\.conv\d)?|stage\d(\.downsample|\.block\d+(\.\w+)*)?)/[A-Z]\w*"
+)
 
 
 def test_names_are_places(dynamic_bundle: Path, tuned: ExportResult) -> None:
@@ -273,6 +316,7 @@ def test_metadata(tuned: ExportResult, weights: Path) -> None:
         "debiexport.checkpoint": "fine_tuned.pth",
         "debiexport.checkpoint_sha256": sha256_of(weights),
         "debiexport.image_size": "64x96",
+        "debiexport.input": "normalized",
         "debiexport.version": __version__,
     }
     assert (model.producer_name, model.producer_version) == ("debiexport", __version__)
@@ -294,6 +338,7 @@ def test_metadata(tuned: ExportResult, weights: Path) -> None:
         ({"image_size": 16}, "--image-size"),
         ({"image_size": (64, 5000)}, "--image-size"),
         ({"lowering": "magic"}, "magic"),
+        ({"input": "float16"}, "--input"),
         ({"regions": 1}, "--regions"),
         ({"bra_top_k": (1, 2)}, "--bra-top-k"),
         ({"bra_top_k": (1, 2, 5)}, "--bra-top-k"),
@@ -320,6 +365,16 @@ def test_labels_that_do_not_fit(micro: Card, tmp_path: Path, one_line: OneLine, 
         export_onnx(micro, labels=path, output=tmp_path / "out")
     assert "labels.txt" in one_line(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.txt"]
+
+
+@pytest.mark.parametrize(("options", "words"), [({"num_classes": 6}, "--num-classes"), ({"labels": "x"}, "--labels")])
+def test_classes_of_a_backbone_are_refused(
+    tiny_seg_card: Card, tmp_path: Path, one_line: OneLine, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match="features and no classes") as caught:
+        export_onnx(tiny_seg_card, output=tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert words in one_line(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_classes_that_contradict_the_checkpoint(micro: Card, weights: Path, tmp_path: Path) -> None:

@@ -275,3 +275,26 @@ def test_multiply_adds_of_layers(which: str, size: Size, request: pytest.Fixture
         if a.kind == "dbra":
             counted += 2 * prod(a.padded_size) * prod(a.query_size) * a.channels  # broadcast
     assert geometry.multiply_adds == counted
+
+
+# ------------------------------------------------------------------------------ dense backbones
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b"])
+def test_a_backbone_is_its_classifier_without_the_head(size: str) -> None:
+    classifier = load_card(f"debi_{size}")
+    dense = load_card(f"debi_{size}_seg").with_options(regions=7)
+    head = classifier.stages[-1].channels * 1000
+    assert Geometry.of(dense, (224, 224)).multiply_adds == Geometry.of(classifier, (224, 224)).multiply_adds - head
+    assert Geometry.of(classifier, (224, 224)).output_shapes == {"logits": (1000,)}
+
+
+def test_output_shapes_of_a_backbone() -> None:
+    shapes = Geometry.of(load_card("debi_s_seg"), (512, 640)).output_shapes
+    sizes = {
+        "feature1": (64, 128, 160),
+        "feature2": (128, 64, 80),
+        "feature3": (256, 32, 40),
+        "feature4": (512, 16, 20),
+    }
+    assert shapes == sizes

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from debiexport import golden as module
 from debiexport.bundle import Bundle, open_bundle
 from debiexport.errors import BundleError
-from debiexport.golden import Golden, judge_golden, read_golden
-from debiexport.parity import ParityReport
+from debiexport.golden import Golden, judge_golden, kept_values, read_golden
+from debiexport.parity import JudgedImage, ParityReport
 from debiexport.parity_inputs import NAMES
 from debiexport.runtimes.base import Array
 
@@ -74,7 +75,7 @@ def refusal(bundle: Bundle, one_line: OneLine) -> str:
 def test_content(bundle: Bundle, golden: Golden) -> None:
     assert golden.names == NAMES
     assert golden.images.shape == (7, 3, 64, 64)
-    assert golden.logits.shape == (7, 6)
+    assert golden.outputs["logits"].shape == (7, 6)
     assert set(golden.routes) == {a.name for a in bundle.geometry.routed if not a.routes_everywhere}
     assert all(limit > 0 for limit in golden.tie_limits.values())
     assert golden.tolerance >= golden.noise_floor > 0
@@ -98,6 +99,107 @@ def test_every_batch(dynamic_bundle: Path) -> None:
     assert [o.batch for o in report.outputs] == [1, 2, 5]
 
 
+# ------------------------------------------------------------------------ features, bytes, limits
+
+
+FEATURES = ("feature1", "feature2", "feature3", "feature4")
+
+
+@pytest.fixture
+def dense(seg_bundle: Path) -> tuple[Bundle, Golden]:
+    bundle = open_bundle(seg_bundle)
+    return bundle, read_golden(bundle.path / "golden.npz", bundle.geometry)
+
+
+def test_features_are_sampled(dense: tuple[Bundle, Golden]) -> None:
+    bundle, golden = dense
+    assert tuple(golden.outputs) == FEATURES
+    assert all(output.shape == (7, 4098) and output.dtype == np.float32 for output in golden.outputs.values())
+    report = judge(bundle, golden)
+    assert report.ok, report.failures
+    assert report.outputs[0].output in FEATURES
+    assert report.outputs[0].top1_agreement is None
+
+
+@pytest.mark.parametrize("column", [17, 4096, 4097], ids=["sample", "mean", "deviation"])
+@pytest.mark.parametrize("output", FEATURES)
+def test_wrong_features(dense: tuple[Bundle, Golden], output: str, column: int) -> None:
+    bundle, golden = dense
+    golden.outputs[output][:, column] += 1e-3
+    (failure,) = judge(bundle, golden).failures
+    assert f"in {output} is above" in failure
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite(dense: tuple[Bundle, Golden], value: float) -> None:
+    """One position, which no sample need hold."""
+
+    def spoil(name: str, array: Array) -> Array:
+        if name == "feature1":
+            array[0, 3, 5, 7] = value
+        return array
+
+    bundle, golden = dense
+    with np.errstate(invalid="ignore"):
+        report = judge_golden(_Broken(bundle, spoil), golden, bundle.geometry)
+    assert report.failures == ["batch 2: outputs are not finite"]
+
+
+@pytest.mark.parametrize("shape", [(7, 4097), (6, 4098), (7, 8, 16, 24)])
+def test_wrong_shapes_of_features(dense: tuple[Bundle, Golden], shape: tuple[int, ...], one_line: OneLine) -> None:
+    rewrite(dense[0].path / "golden.npz", feature1=np.zeros(shape, np.float32))
+    assert "feature1" in refusal(dense[0], one_line)
+
+
+def test_kept_values() -> None:
+    logits = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert kept_values(logits) is logits
+    maps = np.random.default_rng(0).standard_normal((2, 5, 40, 50), dtype=np.float32)
+    kept = kept_values(maps)
+    assert (kept.shape, kept.dtype) == ((2, 4098), np.float32)
+    positions = [(2654435769 * i % 2**32) * 10000 // 2**32 for i in range(4096)]
+    assert len(set(positions)) == 4096
+    assert np.array_equal(kept[:, :-2], maps.reshape(2, -1)[:, positions])
+    np.testing.assert_allclose(kept[:, -2], maps.mean((1, 2, 3)), atol=1e-7)
+    np.testing.assert_allclose(kept[:, -1], maps.std((1, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("pixels", [1, 100, 70_000_000])
+def test_kept_positions_lie_inside_of_maps_of_every_size(pixels: int) -> None:
+    array = np.broadcast_to(np.float32(1), (1, 1, 1, pixels))
+    if pixels < 1000:
+        array = np.arange(pixels, dtype=np.float32).reshape(1, 1, 1, pixels)
+        assert set(kept_values(array)[0, :-2]) == set(range(pixels))
+    else:
+        assert np.array_equal(kept_values(array)[0], [1] * 4097 + [0])
+
+
+def test_bytes(uint8_bundle: Path, one_line: OneLine) -> None:
+    bundle = open_bundle(uint8_bundle)
+    golden = read_golden(uint8_bundle / "golden.npz", bundle.geometry, "uint8")
+    assert (golden.images.dtype, golden.images.shape) == (np.uint8, (7, 64, 64, 3))
+    assert judge(bundle, golden).ok
+    assert "images uint8" in refusal(bundle, one_line)  # read as if it were normalised
+
+
+def test_large_images_are_bounded(dense: tuple[Bundle, Golden], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is kept in any case, of the others those that there is room for."""
+    random = np.random.default_rng(0)
+    images = [random.standard_normal((3, 64, 96), dtype=np.float32) for _ in range(4)]
+    images[2] = np.zeros((3, 64, 96), np.float32)
+    judged = [JudgedImage(str(i), image, {}, {}, {}) for i, image in enumerate(images)]
+
+    def names(limit: int) -> str:
+        monkeypatch.setattr(module, "MAX_IMAGE_BYTES", limit)
+        return "".join(image.name for image in module._kept_images(judged))
+
+    assert names(4 * 73728) == "0123"
+    assert names(4 * 73728 - 1) == "0123"  # compressed they fit
+    assert names(150_000) == "012"
+    assert names(80_000) == "02"
+    assert names(1) == "0"
+
+
 def test_wrong_route(bundle: Bundle, golden: Golden, block: str) -> None:
     flip(golden, block, image=3, row=2, gap=10 * golden.tie_limits[block])
     report = judge(bundle, golden)
@@ -110,7 +212,7 @@ def test_wrong_route(bundle: Bundle, golden: Golden, block: str) -> None:
 def test_near_tie_is_named(bundle: Bundle, golden: Golden, block: str) -> None:
     before = judge(bundle, golden).outputs[0].images
     flip(golden, block, image=3, row=2, gap=golden.tie_limits[block])
-    golden.logits[3] += 100  # what follows a flip cannot be judged
+    golden.outputs["logits"][3] += 100  # what follows a flip cannot be judged
     report = judge(bundle, golden)
     assert report.ok, report.failures
     (note,) = report.notes
@@ -129,7 +231,7 @@ def test_a_near_tie_excuses_no_wrong_route_beside_it(bundle: Bundle, golden: Gol
 
 def test_a_near_tie_excuses_no_other_image(bundle: Bundle, golden: Golden, block: str) -> None:
     flip(golden, block, image=3, row=2, gap=0)
-    golden.logits[2] *= 1.01
+    golden.outputs["logits"][2] *= 1.01
     report = judge(bundle, golden)
     assert not report.ok
     assert "relative error" in report.failures[0]
@@ -145,7 +247,7 @@ def test_nothing_left_to_judge(bundle: Bundle, golden: Golden, block: str) -> No
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_wrong_numbers(bundle: Bundle, golden: Golden, value: float) -> None:
-    golden.logits[0, 0] = value
+    golden.outputs["logits"][0, 0] = value
     assert not judge(bundle, golden).ok
 
 

@@ -15,6 +15,7 @@ import torch
 from debiexport.cards import Card, card_from_dict, load_card, shipped_checkpoint
 from debiexport.checkpoint import random_checkpoint, read_checkpoint
 from debiexport.errors import CardError, CheckpointError, UsageError
+from debiexport.geometry import Geometry
 from debiexport.loading import (
     RandomWeightsWarning,
     as_image_size,
@@ -248,3 +249,37 @@ def test_warning_is_a_user_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_model("debi_nano", image_size=32)
+
+
+# ------------------------------------------------------------------------------ dense backbones
+
+
+@pytest.mark.parametrize("size", [(64, 96), (32, 32), (33, 90), (70, 45)])
+def test_a_backbone_gives_four_maps(tiny_seg_card: Card, size: tuple[int, int]) -> None:
+    """Each normed over its channels, which changes nothing of what follows."""
+    network = build_reference(random_checkpoint(tiny_seg_card), size)
+    run = network.run(images(*size), stream=True)
+    shapes = Geometry.of(tiny_seg_card, size).output_shapes
+    assert {name: tuple(output.shape[1:]) for name, output in run.outputs.items()} == shapes
+    assert list(shapes) == ["feature1", "feature2", "feature3", "feature4"]
+    last = {name.partition(".")[0]: output for name, output in run.stream.items()}
+    for i, (output, stage) in enumerate(zip(run.outputs.values(), last.values(), strict=True)):
+        norm = network.extra_norms[i].ln
+        centred = stage - stage.mean(1, keepdim=True)
+        wanted = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        wanted = wanted * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+        torch.testing.assert_close(output, wanted, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(network(images(*size)), run.outputs.values(), strict=True))
+
+
+def test_a_backbones_default_size_and_options(tiny_seg_card: Card, one_line: OneLine) -> None:
+    assert random_network(tiny_seg_card).image_size == (64, 96)
+    assert random_network(tiny_seg_card, image_size=64).image_size == (64, 64)
+    with pytest.raises(UsageError, match="--num-classes was given, but tiny_seg gives features") as caught:
+        load_model(tiny_seg_card, num_classes=6)
+    one_line(caught.value)
+
+
+def test_the_default_size_is_the_cards(tiny_card: Card) -> None:
+    assert random_network(tiny_card).image_size == (64, 64)
+    assert load_model("debi_nano").image_size == (224, 224)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from debiexport.cards import Card
 from debiexport.errors import BundleError
 from debiexport.lowerings import LOWERINGS
-from debiexport.manifest import FORMAT_VERSION, MANIFEST, Artifact, Manifest, TensorSpec, read_manifest
+from debiexport.manifest import FORMAT_VERSION, MANIFEST, Artifact, Manifest, read_manifest
+from debiexport.signature import TensorSpec
 
 OneLine = Callable[[BaseException], str]
 
@@ -77,6 +79,15 @@ def test_round_trip_without_labels_and_checkpoint(data: dict[str, Any], tmp_path
     assert read.labels is None
     assert read.checkpoint_sha256 is None
     assert read.to_dict() == data
+
+
+def test_round_trip_of_a_dense_backbone(tiny_seg_card: Card, manifest: Manifest, tmp_path: Path) -> None:
+    dense = replace(manifest, card=tiny_seg_card, labels=None, input="uint8")
+    dense.write(tmp_path)
+    assert read_manifest(tmp_path) == dense
+    replace(dense, labels=("a",)).write(tmp_path)
+    with pytest.raises(BundleError, match="1 labels for no classes"):
+        read_manifest(tmp_path)
 
 
 def test_static_batch(data: dict[str, Any], tmp_path: Path) -> None:
@@ -176,6 +187,9 @@ def test_wrong_type(data: dict[str, Any], tmp_path: Path, one_line: OneLine, key
         ("labels", ["a", "b", "c", "d", "e", 6]),
         ("labels", "abcdef"),
         ("lowering", {"name": "gather"}),
+        ("input", "float16"),
+        ("input", None),
+        ("input", ["uint8"]),
         ("versions", {"onnx": 1}),
         ("checkpoint", {"description": "x"}),
         ("checkpoint", {"description": "x", "sha256": 5}),

@@ -48,6 +48,33 @@ def test_figures(
 
 
 @pytest.mark.parametrize(
+    ("name", "parameters_m", "multiply_adds_g", "image_size", "regions"),
+    [
+        ("debi_t_seg", 20.98, 16.2, (512, 512), 8),
+        ("debi_s_seg", 43.50, 33.4, (512, 512), 8),
+        ("debi_b_seg", 94.73, 68.6, (512, 512), 8),
+        ("debi_t_det", 20.98, 135.9, (800, 1344), 8),
+        ("debi_s_det", 43.50, 255.8, (800, 1344), 16),
+        ("debi_b_det", 94.73, 548.8, (800, 1344), 32),
+    ],
+)
+def test_dense_backbones(
+    name: str,
+    parameters_m: float,
+    multiply_adds_g: float,
+    image_size: tuple[int, int],
+    regions: int,
+    rows: dict[str, ModelRow],
+) -> None:
+    row = rows[name]
+    assert (row.outputs, row.image_size, row.regions) == ("features", image_size, regions)
+    assert round(row.parameters / 1e6, 2) == parameters_m
+    assert round(row.multiply_adds / 1e9, 1) == multiply_adds_g
+    assert (row.paper_parameters_m, row.paper_flops_g, row.paper_top1) == (None, None, None)
+    assert row.top_k == rows[name.rpartition("_")[0]].top_k == ((1, 4), (4, 8), (16, 16), (49, 49))
+
+
+@pytest.mark.parametrize(
     ("name", "top_k"),
     [
         ("debi_t", ((1, 4), (4, 8), (16, 16), (49, 49))),
@@ -69,5 +96,5 @@ def test_to_dict_is_json(rows: dict[str, ModelRow]) -> None:
     for row in rows.values():
         data = row.to_dict()
         assert json.loads(json.dumps(data)) == data
-        assert data["image_size"] == [224, 224]
+        assert data["image_size"] == list(load_card(row.name).default_image_size)
         assert set(data) == set(vars(row))

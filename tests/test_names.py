@@ -13,6 +13,7 @@ from debiexport.names import (
     attention_sites,
     block_name,
     block_parts,
+    output_names,
     routed_sites,
     stage_name,
     stream_names,
@@ -78,6 +79,11 @@ def test_sites_of_debi_t() -> None:
     assert sites["stage1.block1.attn1"].top_k == 1 and sites["stage1.block1.attn2"].top_k == 4
 
 
+def test_outputs(tiny_card: Card, tiny_seg_card: Card) -> None:
+    assert output_names(tiny_card) == ("logits",)
+    assert output_names(tiny_seg_card) == ("feature1", "feature2", "feature3", "feature4")
+
+
 def test_full_attention_does_not_route() -> None:
     site = list(attention_sites(load_card("biformer_t")))[-1]
     assert (site.name, site.kind, site.top_k) == ("stage4.block2.attn", "full", None)
@@ -93,7 +99,7 @@ def test_stream_begins_and_ends_with_a_block(name: str) -> None:
     assert {site.name for site in attention_sites(card)} <= set(stream)
 
 
-@pytest.mark.parametrize("which", ["tiny_card", "tiny_bi_card", "tiny_stl_card"])
+@pytest.mark.parametrize("which", ["tiny_card", "tiny_bi_card", "tiny_stl_card", "tiny_seg_card"])
 def test_order_is_the_order_of_a_run(which: str, request: pytest.FixtureRequest) -> None:
     """Names in the order in which the reference network records them, routing just before its attention's output."""
     card: Card = request.getfixturevalue(which)

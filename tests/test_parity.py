@@ -39,8 +39,9 @@ class StaticRuntime:
     def run(self, inputs: Mapping[str, Array], taps: Sequence[str] = ()) -> Arrays:
         inside = Taps()
         with torch.no_grad():
-            logits = self.network(torch.from_numpy(inputs["images"]), inside)
-        results = {"logits": logits.numpy()} | {name: inside[name].numpy() for name in taps if name in inside}
+            outputs = self.network.outputs(torch.from_numpy(inputs["images"]), inside)
+        named = dict(zip(self.network.output_names, (t.numpy() for t in outputs), strict=True))
+        results = named | {name: inside[name].numpy() for name in taps if name in inside}
         self.spoil(results)
         return results
 
@@ -66,11 +67,74 @@ def verdict(tiny_card: Card, images: list[ParityImage], oracle: Oracle) -> Calla
     return lambda runtime: judge(runtime, oracle, Geometry.of(tiny_card, SIZE), images)
 
 
+@pytest.fixture
+def seg_runtime(tiny_seg_card: Card) -> StaticRuntime:
+    return StaticRuntime(StaticNetwork.of(build_reference(random_checkpoint(tiny_seg_card), SIZE)))
+
+
+@pytest.fixture(scope="module")
+def seg_verdict(tiny_seg_card: Card, images: list[ParityImage]) -> Callable[[StaticRuntime], Judgement]:
+    oracle = Oracle(build_reference(random_checkpoint(tiny_seg_card), SIZE))
+    return lambda runtime: judge(runtime, oracle, Geometry.of(tiny_seg_card, SIZE), images[:3])
+
+
+def test_a_backbone_passes(seg_runtime: StaticRuntime, seg_verdict: Callable[[StaticRuntime], Judgement]) -> None:
+    report = seg_verdict(seg_runtime).report
+    assert report.ok, report.failures
+    assert report.tolerance < 1e-5
+    for output in report.outputs:
+        assert output.output in ("feature1", "feature2", "feature3", "feature4")
+        assert output.top1_agreement is output.top5_agreement is None
+        assert f"in {output.output}" in str(output) and "top-1" not in str(output)
+        assert output.to_dict()["top1_agreement"] is None
+
+
+@pytest.mark.parametrize("output", ["feature1", "feature2", "feature3", "feature4"])
+def test_every_output_of_a_backbone_is_judged(
+    seg_runtime: StaticRuntime, seg_verdict: Callable[[StaticRuntime], Judgement], output: str
+) -> None:
+    """A wrong epsilon in the norm of one output: nothing else notices."""
+    norm = _module(seg_runtime.network, f"{output}.norm")
+    assert isinstance(norm, LayerNorm)
+    assert norm.eps == 1e-5
+    norm.eps = 1e-3
+    report = seg_verdict(seg_runtime).report
+    assert not report.ok
+    assert all(f"in {output} is above" in failure for failure in report.failures)
+    assert {entry.output for entry in report.outputs} == {output}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_every_output_of_a_backbone_must_be_finite(
+    seg_runtime: StaticRuntime, seg_verdict: Callable[[StaticRuntime], Judgement], value: float
+) -> None:
+    def spoil(results: Arrays) -> None:
+        results["feature2"] = results["feature2"].copy()
+        results["feature2"][0, 0, 0, 0] = value
+
+    seg_runtime.spoil = spoil
+    report = seg_verdict(seg_runtime).report
+    assert "batch 1: outputs are not finite" in report.failures
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_bytes_are_judged_by_what_they_mean(tiny_card: Card, oracle: Oracle) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), SIZE)
+    runtime = StaticRuntime(StaticNetwork.of(reference, SIZE, input="uint8"))
+    images = parity_images(tiny_card.preprocessing, SIZE, "uint8")[:3]
+    judgement = judge(runtime, oracle, Geometry.of(tiny_card, SIZE), images)
+    assert judgement.report.ok, judgement.report.failures
+    assert all(image.image.dtype == np.uint8 for image in judgement.images)
+    _module(runtime.network, "pixels").shift += 1e-4
+    assert not judge(runtime, oracle, Geometry.of(tiny_card, SIZE), images).report.ok
+
+
 def test_the_right_network_passes(runtime: StaticRuntime, verdict: Callable[[StaticRuntime], Judgement]) -> None:
     report = verdict(runtime).report
     assert report.ok, report.failures
     assert [output.batch for output in report.outputs] == [1, 2, 5]
     assert all(output.relative_error < report.tolerance for output in report.outputs)
+    assert {output.output for output in report.outputs} == {"logits"}
     assert report.tolerance < 1e-5
     assert str(report).startswith("parity holds")
 
@@ -122,7 +186,7 @@ def _no_offsets(network: StaticNetwork) -> None:
 
 def _swapped_axes(network: StaticNetwork) -> None:
     offset = _module(network, "stage1.block1.attn2.offset")
-    offset.register_forward_hook(lambda module, args, out: out.flip(-1))
+    offset.register_forward_hook(lambda module, args, out: type(out)(y=out.x, x=out.y))
 
 
 def _no_bias(network: StaticNetwork) -> None:
@@ -263,5 +327,5 @@ def test_a_block_missing_from_the_report_is_a_failure() -> None:
 def test_images_are_answered_once(oracle: Oracle, images: list[ParityImage]) -> None:
     first = oracle.forced(images[0].tensor, {})
     assert oracle.forced(images[0].tensor, {}) is first
-    assert first.logits.dtype == np.float32
-    assert first.wide_logits.dtype == np.float64
+    assert first.outputs["logits"].dtype == np.float32
+    assert first.wide_outputs["logits"].dtype == np.float64

@@ -15,7 +15,7 @@ from debiexport.cards import Preprocessing
 from debiexport.errors import ImageError, UsageError
 from debiexport.geometry import MAX_IMAGE_SIDE
 from debiexport.parity_inputs import NAMES, ParityImage, parity_images
-from debiexport.preprocess import preprocess, read_image
+from debiexport.preprocess import normalise, preprocess, read_image
 
 IMAGENET = Preprocessing(256, 224, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STRUCTURED = ("noise", "blobs", "checker", "gradient", "stripes")
@@ -106,6 +106,19 @@ def test_photographs_are_those_of_scikit_learn_with_their_attribution() -> None:
     for name in ("china.jpg", "flower.jpg"):
         assert ours.joinpath(name).read_bytes() == theirs.joinpath(name).read_bytes()
     assert theirs.joinpath("README.txt").read_text() in ours.joinpath("README.txt").read_text()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 301)])
+def test_bytes_are_the_images_rounded(size: tuple[int, int]) -> None:
+    for exact, rounded in zip(parity_images(IMAGENET, size), parity_images(IMAGENET, size, "uint8"), strict=True):
+        assert exact.pixels is None and exact.input is exact.tensor
+        assert rounded.pixels is not None and rounded.input is rounded.pixels
+        assert rounded.name == exact.name
+        assert (rounded.pixels.shape, rounded.pixels.dtype) == ((*size, 3), np.uint8)
+        assert rounded.pixels.flags.c_contiguous
+        assert np.array_equal(normalise(rounded.pixels, IMAGENET), rounded.tensor)
+        difference = np.abs(in_unit_range(exact) - in_unit_range(rounded)).max()
+        assert difference <= (0.5 / 255 + 1e-6 if exact.name in STRUCTURED else 0)
 
 
 def test_every_card_has_parity_images() -> None:

@@ -79,6 +79,19 @@ def test_static_batch_is_filled_up(static_bundle: Path, images: list[Path], coun
     same(predict(static_bundle, images[:count], top=6), expected(static_bundle, images[:count]), images[:count])
 
 
+def test_bytes_give_the_same_classes(uint8_bundle: Path, dynamic_bundle: Path, images: list[Path]) -> None:
+    """Image files are bytes to begin with: normalised inside or outside of the model, they are the same."""
+    same(predict(uint8_bundle, images, top=6), expected(dynamic_bundle, images), images)
+
+
+def test_features_are_no_classes(seg_bundle: Path, images: list[Path], one_line: OneLine) -> None:
+    with pytest.raises(UsageError, match="predict needs classes") as caught:
+        predict(seg_bundle, images)
+    assert "gives features" in one_line(caught.value)
+    with pytest.raises(UsageError, match="--eval needs classes"):
+        evaluate(open_bundle(seg_bundle), images[0].parent)
+
+
 def test_an_image_given_twice(dynamic_bundle: Path, images: list[Path]) -> None:
     twice = [images[1], images[0], images[1]]
     first, _, third = predict(dynamic_bundle, [str(path) for path in twice], threads=1).predictions

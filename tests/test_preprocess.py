@@ -22,7 +22,7 @@ from PIL import Image
 from debiexport import preprocess as module
 from debiexport.cards import INTERPOLATIONS, Preprocessing
 from debiexport.errors import DebiexportError, ImageError, Interrupted, UsageError
-from debiexport.preprocess import load_batch, preprocess, read_image
+from debiexport.preprocess import load_batch, normalise, preprocess, read_image, resize_and_crop
 
 IMAGENET = Preprocessing(256, 224, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PLAIN = Preprocessing(32, 32, "nearest", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -407,6 +407,17 @@ def test_batch_is_the_images_in_order(tmp_path: Path) -> None:
     assert batch.dtype == np.float32
     for row, i in zip(batch, (2, 0, 1), strict=True):
         assert np.array_equal(row, preprocess(images[i], IMAGENET, (32, 48)))
+
+
+def test_bytes_are_what_is_normalised(tmp_path: Path) -> None:
+    paths = [image_file(tmp_path, f"{i}.png", Image.fromarray(colours(40 + i, 90))) for i in range(3)]
+    for size in ((224, 224), (64, 96)):
+        pixels = load_batch(paths, IMAGENET, size, "uint8")
+        assert (pixels.shape, pixels.dtype) == ((3, *size, 3), np.uint8)
+        floats = load_batch(paths, IMAGENET, size)
+        for path, bytes_, values in zip(paths, pixels, floats, strict=True):
+            assert np.array_equal(resize_and_crop(read_image(path), IMAGENET, size), bytes_)
+            assert np.array_equal(normalise(bytes_, IMAGENET), values)
 
 
 def test_batch_names_the_image_that_it_refuses(tmp_path: Path) -> None:

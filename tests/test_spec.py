@@ -26,7 +26,17 @@ def test_keys_shapes_and_dtypes_are_the_released_ones(model: str) -> None:
 
 
 def test_every_shipped_card_but_the_sample_is_released() -> None:
-    assert set(card_names()) - set(RELEASED) == {"debi_nano"}
+    released = set(card_names()) - set(RELEASED)
+    assert released == {"debi_nano", *(f"debi_{size}_det" for size in "tsb"), "debi_t_seg", "debi_b_seg"}
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b"])
+def test_dense_backbones_are_the_classifiers_but_for_the_ends(size: str) -> None:
+    classifier, *dense = (state_dict_spec(load_card(f"debi_{size}{use}")) for use in ("", "_seg", "_det"))
+    assert dense[0] == dense[1]
+    assert {key.partition(".")[0] for key in dense[0].keys() - classifier.keys()} == {"extra_norms"}
+    assert {key.partition(".")[0] for key in classifier.keys() - dense[0].keys()} == {"norm", "head"}
+    assert all(dense[0][key] == classifier[key] for key in dense[0].keys() & classifier.keys())
 
 
 def same_as_network(card: Card) -> None:
@@ -45,8 +55,9 @@ def test_is_the_reference_networks_state_dict(name: str) -> None:
 
 
 def test_is_the_reference_networks_state_dict_of_tiny_cards(
-    tiny_card: Card, tiny_bi_card: Card, tiny_stl_card: Card
+    tiny_card: Card, tiny_bi_card: Card, tiny_stl_card: Card, tiny_seg_card: Card
 ) -> None:
+    same_as_network(tiny_seg_card)
     for card in (tiny_card, tiny_bi_card, tiny_stl_card):
         same_as_network(card)
         same_as_network(replace(card, num_classes=3))
@@ -58,6 +69,7 @@ def test_is_the_reference_networks_state_dict_of_tiny_cards(
         ("debi_t", 21.50),
         ("debi_s", 44.01),
         ("debi_b", 95.50),
+        ("debi_s_seg", 43.50),
         ("biformer_t", 13.14),
         ("biformer_s", 25.54),
         ("biformer_b", 56.80),

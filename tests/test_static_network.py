@@ -11,9 +11,12 @@ from debiexport.checkpoint import random_checkpoint
 from debiexport.errors import UsageError
 from debiexport.geometry import Geometry
 from debiexport.loading import build_reference
-from debiexport.lowerings import LOWERINGS, Lowering, find_lowering
+from debiexport.lowerings import DEFAULT, LOWERINGS, Lowering, find_lowering
 from debiexport.names import routed_sites, stream_names
+from debiexport.preprocess import normalise
+from debiexport.routes import as_routes
 from debiexport.static.network import StaticNetwork
+from debiexport.static.pixels import PixelInput
 from debiexport.static.taps import Taps
 
 WIDE_LIMIT = 1e-12  # float64 rounding is 1e-16, a wrong epsilon 1e-6
@@ -26,18 +29,20 @@ def _images(batch: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _assert_equal(card: Card, size: tuple[int, int], batch: int, lowering: Lowering = LOWERINGS["gather"]) -> None:
+def _assert_equal(card: Card, size: tuple[int, int], batch: int, lowering: Lowering = LOWERINGS[DEFAULT]) -> None:
     reference = build_reference(random_checkpoint(card), size).double()
     static = StaticNetwork.of(reference, size, lowering, torch.float64)
     images, taps = _images(batch, size), Taps()
-    logits = static(images, taps)
+    outputs = static.outputs(images, taps)
     run = reference.run(images, stream=True)
-    wanted = {"logits": run.outputs["logits"]} | run.stream
-    got = {"logits": logits} | {name: taps[name] for name in run.stream}
+    wanted = run.outputs | run.stream
+    got = dict(zip(static.output_names, outputs, strict=True)) | {name: taps[name] for name in run.stream}
+    assert set(got) == set(wanted)
     for site in routed_sites(card):
         if site.affinity in taps:
             got[site.affinity], wanted[site.affinity] = taps[site.affinity], run.affinities[site.name]
-            assert torch.equal(taps[site.routes].sort(-1).values, run.routes[site.name].sort(-1).values), site.name
+            routes = as_routes(taps[site.routes].numpy(), static.geometry.attentions[site.name])
+            assert (np.sort(routes) == np.sort(run.routes[site.name].numpy())).all(), site.name
         else:
             assert site.top_k == card.regions**2, f"{site.name} chooses and is not recorded"
     for name, tensor in got.items():
@@ -50,13 +55,13 @@ SIZES = [(64, 64), (64, 96), (96, 32)]
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card"])
+@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card", "tiny_seg_card"])
 def test_small_cards(name: str, size: tuple[int, int], batch: int, request: pytest.FixtureRequest) -> None:
     _assert_equal(request.getfixturevalue(name), size, batch)
 
 
 @pytest.mark.parametrize("size", [(50, 50), (70, 45), (33, 90)])
-@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card"])
+@pytest.mark.parametrize("name", ["tiny_card", "tiny_bi_card", "tiny_stl_card", "tiny_seg_card"])
 def test_small_cards_padded(name: str, size: tuple[int, int], request: pytest.FixtureRequest) -> None:
     """Sizes that S does not divide, padded as the released code pads them."""
     _assert_equal(request.getfixturevalue(name), size, 2)
@@ -101,6 +106,27 @@ def test_float32_is_within_float32_rounding(tiny_card: Card) -> None:
     assert float(error) < 3e-6
 
 
+def test_bytes_are_normalised_inside(tiny_card: Card) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), (64, 96)).double()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    mean, std = (np.array(values) for values in (tiny_card.preprocessing.mean, tiny_card.preprocessing.std))
+    images = torch.from_numpy(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
+    static = StaticNetwork.of(reference, (64, 96), dtype=torch.float64, input="uint8")
+    with torch.no_grad():
+        wanted, got = reference(images), static(torch.from_numpy(pixels))
+    assert float((got - wanted).abs().max() / wanted.abs().max()) < WIDE_LIMIT
+
+
+def test_bytes_are_normalised_to_float32_rounding() -> None:
+    """Every byte, against the rule in the order of training pipelines."""
+    preprocessing = load_card("debi_t").preprocessing
+    pixels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 16, 16, 3)
+    got = PixelInput(preprocessing, torch.float32)(torch.from_numpy(pixels))[0].numpy()
+    wanted = normalise(pixels[0], preprocessing)
+    assert got.shape == wanted.shape == (3, 16, 16)
+    assert np.abs(got - wanted).max() <= 5e-7  # two steps of float32 at 2.6
+
+
 @pytest.mark.parametrize("slot", ["routing", "sampling", "bias", "norm", "layout"])
 def test_unknown_implementations_are_refused(tiny_card: Card, slot: str) -> None:
     names = LOWERINGS["gather"].to_dict() | {slot: "nonsense"}
@@ -120,8 +146,22 @@ def test_an_implementation_that_refuses_is_named(tiny_card: Card, monkeypatch: p
 
 def test_lowerings_are_found_by_name() -> None:
     assert find_lowering("gather").routing == "gather"
-    with pytest.raises(UsageError, match="no lowering 'fast'"):
+    with pytest.raises(UsageError, match="--lowering is 'fast': give one of cpu, gather"):
         find_lowering("fast")
+
+
+def test_slots_are_chosen_one_by_one() -> None:
+    lowering = find_lowering("routing=masked, bias=grid_sample")
+    assert (lowering.routing, lowering.bias, lowering.sampling) == ("masked", "grid_sample", "hat")
+    assert lowering.name == "bias=grid_sample,routing=masked"
+
+
+@pytest.mark.parametrize(
+    "text", ["speed=fast", "routing=", "=masked", "routing=dense,routing=gather", "routing=dense,"]
+)
+def test_slots_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="give slot=NAME once for slots of routing, sampling, bias, norm, layout"):
+        find_lowering(text)
 
 
 def test_geometry_of_the_network_is_the_asked_one(tiny_card: Card) -> None:

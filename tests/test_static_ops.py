@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from debiexport.cards import Card
+from debiexport.cards import Card, load_card
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.reference.regions import from_regions, routed_attention, to_regions
+from debiexport.routes import as_routes
 from debiexport.static.layers import convolution, linear
-from debiexport.static.ops.bias.hat import HatBias
+from debiexport.static.ops import bias, sampling
 from debiexport.static.ops.hat import hat, pixels
 from debiexport.static.ops.layout.nchw import NCHWLayout
 from debiexport.static.ops.norm.layernorm import LayerNorm
-from debiexport.static.ops.routing import IMPLEMENTATIONS, EverywhereRouting, GatherRouting
-from debiexport.static.ops.sampling.hat import HatSampling
+from debiexport.static.ops.positions import Positions
+from debiexport.static.ops.routing import (
+    IMPLEMENTATIONS,
+    DenseRouting,
+    EverywhereRouting,
+    GatherRouting,
+    MaskedRouting,
+    Routing,
+)
+from debiexport.static.ops.routing.auto import cheapest_routing
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
 
@@ -34,89 +45,95 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_hat_weights_interpolate() -> None:
     """At most two pixels weigh anything, the weights add up to one, and t = sum of weight times pixel."""
     t = torch.linspace(0, 6, 61, dtype=WIDE)
-    weights = hat(t, pixels(7, WIDE))
+    weights = hat(t.unsqueeze(-1), pixels(7, WIDE))
     assert ((weights > 0).sum(-1) <= 2).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(t), rtol=0, atol=1e-15)
     torch.testing.assert_close(weights @ pixels(7, WIDE), t, rtol=0, atol=1e-14)
 
 
-def _positions(geometry: AttentionGeometry, batch: int) -> torch.Tensor:
+def _positions(geometry: AttentionGeometry, batch: int) -> Positions:
     groups, (hk, wk) = geometry.stage.offset_groups, geometry.agent_size
-    positions = _random(batch, groups, hk * wk, 2, seed=3).clamp(-1, 1)
-    positions[:, :, 0] = torch.tensor([-1.0, 1.0])  # the corners, where an off-by-one would read outside
-    positions[:, :, 1] = torch.tensor([1.0, -1.0])
-    return positions
+    y, x = (_random(batch, groups, hk * wk, 1, seed=seed).clamp(-1, 1) for seed in (3, 5))
+    # The corners, where an off-by-one would read outside.
+    y[:, :, 0], x[:, :, 0], y[:, :, 1], x[:, :, 1] = -1.0, 1.0, 1.0, -1.0
+    return Positions(y, x)
 
 
-@pytest.mark.parametrize("name", ["stage1.block1.attn2", "stage2.block1.attn2", "stage4.block1.attn1"])
-def test_hat_sampling_is_grid_sample(tiny_card: Card, name: str) -> None:
+AGENTS = ["stage1.block1.attn2", "stage2.block1.attn2", "stage4.block1.attn1"]
+
+
+@pytest.mark.parametrize("implementation", sampling.IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("name", AGENTS)
+def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any) -> None:
     g = _geometry(tiny_card, name)
-    groups = g.stage.offset_groups
+    groups, (height, width) = g.stage.offset_groups, g.padded_size
     positions = _positions(g, 3)
-    x = _random(3, g.channels, *g.padded_size)
-    grouped = x.reshape(3 * groups, g.channels // groups, *g.padded_size)
-    grid = positions.reshape(3 * groups, 1, -1, 2).flip(-1)
-    wanted = F.grid_sample(grouped, grid, align_corners=True).reshape(3, g.channels, -1)
-    torch.testing.assert_close(HatSampling(g, WIDE)(x, positions), wanted, rtol=0, atol=1e-13)
+    x = _random(3, g.channels, height, width)
+    out = implementation(g, WIDE)(x, positions)
+    for n, group, agent in np.ndindex(3, groups, positions.y.shape[2]):
+        row = float(positions.y[n, group, agent, 0] + 1) / 2 * (height - 1)
+        column = float(positions.x[n, group, agent, 0] + 1) / 2 * (width - 1)
+        i, j = min(int(row), height - 2), min(int(column), width - 2)
+        fy, fx = row - i, column - j
+        channels = slice(group * g.channels // groups, (group + 1) * g.channels // groups)
+        top = x[n, channels, i, j] * (1 - fx) + x[n, channels, i, j + 1] * fx
+        bottom = x[n, channels, i + 1, j] * (1 - fx) + x[n, channels, i + 1, j + 1] * fx
+        torch.testing.assert_close(out[n, channels, agent], top * (1 - fy) + bottom * fy, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["stage1.block1.attn2", "stage2.block1.attn2", "stage4.block1.attn1"])
+@pytest.mark.parametrize("implementation", bias.IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("side", [4, 9])
-def test_hat_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int) -> None:
+def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int, implementation: Any) -> None:
     """Also where the table's side has nothing to do with the map's."""
     g = _geometry(tiny_card, name)
     table = _random(g.heads, 2 * side - 1, 2 * side - 1, seed=1)
     positions = _positions(g, 2)
-    bias = HatBias(g, table)(positions)
+    got = implementation(g, table)(positions)
     height, width = g.padded_size
     groups = g.stage.offset_groups
     y = torch.arange(height, dtype=WIDE) / (height - 1) * 2 - 1
     x = torch.arange(width, dtype=WIDE) / (width - 1) * 2 - 1
     tokens = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
+    agents = torch.cat((positions.y, positions.x), -1)
     for head in range(g.heads):
         group = head // (g.heads // groups)
-        grid = ((tokens[None, :, None] - positions[:, group, None]) / 2).flip(-1)
+        grid = ((tokens[None, :, None] - agents[:, group, None]) / 2).flip(-1)
         wanted = F.grid_sample(table[None, None, head].expand(2, 1, -1, -1), grid, align_corners=True)[:, 0]
-        torch.testing.assert_close(bias[:, head], wanted, rtol=0, atol=1e-12)
+        torch.testing.assert_close(got[:, head], wanted, rtol=0, atol=1e-12)
+
+
+def _attend(routing: Routing, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Taps]:
+    """Output of an implementation, and of the reference's attention with its affinity, on the same maps."""
+    g = routing.geometry
+    q = _random(batch, *g.query_size, g.channels, seed=1)
+    k, v = (_random(batch, *g.padded_size, g.channels, seed=seed) for seed in (2, 4))
+    taps = Taps()
+    out = routing(q, k, v, taps)
+    qr, kr, vr = (to_regions(t, g.regions) for t in (q, k, v))
+    affinity = qr.mean(2) @ kr.mean(2).transpose(-2, -1)
+    wanted = routed_attention(qr, kr, vr, affinity.topk(g.top_k).indices, g.heads, 1.0)
+    return out, from_regions(wanted, g.regions, *g.query_size), affinity, taps
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values())
 @pytest.mark.parametrize("name", ["stage1.block1.attn1", "stage2.block1.attn1", "stage3.block1.attn2"])
-def test_gather_routing_is_routed_attention(tiny_card: Card, name: str, batch: int) -> None:
+def test_routing_is_routed_attention(tiny_card: Card, name: str, implementation: type[Routing], batch: int) -> None:
     g = _geometry(tiny_card, name)
-    s, (hq, wq), (hk, wk) = g.regions, g.query_size, g.padded_size
-    q = _random(batch, hq, wq, g.channels, seed=1)
-    k = _random(batch, hk, wk, g.channels, seed=2)
-    v = _random(batch, hk, wk, g.channels, seed=4)
-    routing, taps = GatherRouting(g), Taps()
-    out = routing.restore(routing(routing.arrange(q), routing.arrange(k), routing.arrange(v), taps))
-
-    qr, kr, vr = (to_regions(t, s) for t in (q, k, v))
-    affinity = qr.mean(2) @ kr.mean(2).transpose(-2, -1)
-    routes = affinity.topk(g.top_k).indices
-    wanted = from_regions(routed_attention(qr, kr, vr, routes, g.heads, 1.0), s, hq, wq)
-    torch.testing.assert_close(taps[f"{name}.affinity"], affinity, rtol=0, atol=1e-13)
-    assert torch.equal(taps[f"{name}.routes"], routes)
+    out, wanted, affinity, taps = _attend(implementation(g), batch)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-13)
+    torch.testing.assert_close(taps[f"{name}.affinity"], affinity, rtol=0, atol=1e-13)
+    routes = as_routes(taps[f"{name}.routes"].numpy(), g)
+    assert (np.sort(routes) == np.sort(affinity.topk(g.top_k).indices.numpy())).all()
 
 
-@pytest.mark.parametrize("name", ["stage1.block1.attn1", "stage1.block1.attn2"])
-def test_arrange_and_restore_are_inverse(tiny_card: Card, name: str) -> None:
-    g = _geometry(tiny_card, name)
-    for routing in (GatherRouting(g), EverywhereRouting(g)):
-        x = _random(2, *g.query_size, g.channels)
-        assert torch.equal(routing.restore(routing.arrange(x)), x)
-
-
-def test_everywhere_routing_is_gathering_everything(tiny_card: Card) -> None:
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS.values(), EverywhereRouting])
+def test_attending_to_everything(tiny_card: Card, implementation: type[Routing]) -> None:
     g = _geometry(tiny_card, "stage4.block1.attn2")
     assert g.routes_everywhere
-    q = _random(2, *g.query_size, g.channels, seed=1)
-    k, v = (_random(2, *g.padded_size, g.channels, seed=n) for n in (2, 3))
-    outs = []
-    for routing in (GatherRouting(g), EverywhereRouting(g)):
-        outs.append(routing.restore(routing(routing.arrange(q), routing.arrange(k), routing.arrange(v), Taps())))
-    torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1e-13)
+    out, wanted, _, _ = _attend(implementation(g), 2)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-13)
 
 
 def test_everywhere_routing_refuses_a_choice(tiny_card: Card) -> None:
@@ -126,11 +143,44 @@ def test_everywhere_routing_refuses_a_choice(tiny_card: Card) -> None:
     assert EverywhereRouting.supports(_geometry(tiny_card, "stage4.block1.attn1")) is None
 
 
-def test_every_implementation_serves_the_small_cards(tiny_card: Card, tiny_bi_card: Card) -> None:
-    for card in (tiny_card, tiny_bi_card):
-        for g in Geometry.of(card, (64, 64)).routed:
-            for implementation in IMPLEMENTATIONS.values():
-                assert implementation.supports(g) is None
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_ranking_by_counting_takes_the_earlier_of_equals(tiny_card: Card, k: int) -> None:
+    """Exactly k are chosen, whatever is equal."""
+    g = _geometry(tiny_card.with_options(bra_top_k=(k, 2, 3)), "stage1.block1.attn1")
+    affinity = torch.tensor([[[1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 2.0, 1.0], [3.0, 3.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]]])
+    chosen = DenseRouting(g).choose(affinity)
+    order = np.argsort(-affinity.numpy(), axis=-1, kind="stable")[..., :k]
+    assert (chosen.sum(-1) == k).all()
+    assert (np.take_along_axis(chosen.numpy(), order, -1) == 1).all()
+
+
+def test_masked_scores_weigh_nothing_however_large(tiny_card: Card) -> None:
+    """A key that was not chosen may have by far the best score; the chosen ones may differ by hundreds."""
+    g = _geometry(tiny_card, "stage2.block1.attn2", (64, 64))
+    q = _random(1, *g.query_size, g.channels, seed=1) * 30
+    k, v = (_random(1, *g.padded_size, g.channels, seed=seed) * 30 for seed in (2, 4))
+    outs = [cls(g)(q, k, v, Taps()) for cls in (MaskedRouting, DenseRouting, GatherRouting)]
+    torch.testing.assert_close(outs[0], outs[2], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(outs[1], outs[2], rtol=1e-12, atol=1e-12)
+
+
+def test_what_does_not_fit_is_refused_with_a_reason() -> None:
+    card = load_card("debi_t").with_options(regions=32)
+    geometry = Geometry.of(card, (1024, 1024))
+    reason = DenseRouting.supports(geometry.attentions["stage1.block1.attn1"])
+    assert reason is not None
+    assert "ranking 1024 regions by counting" in reason
+    large = Geometry.of(load_card("debi_t"), (1024, 1024)).attentions["stage1.block1.attn1"]
+    for cls in (DenseRouting, MaskedRouting):
+        assert "scores an image" in (cls.supports(large) or "")
+
+
+def test_the_cheapest_routing_on_a_cpu() -> None:
+    """Agents and the small regions of stage 3 by masks, the many tokens of stages 1 and 2 by copying."""
+    attentions = Geometry.of(load_card("debi_t"), (224, 224)).attentions
+    chosen = {name: cheapest_routing(g) for name, g in attentions.items() if not g.routes_everywhere}
+    gathered = {name for name, cls in chosen.items() if cls is GatherRouting}
+    assert gathered == {"stage1.block1.attn1", "stage2.block1.attn1"}
 
 
 def test_layernorm_with_and_without_affine() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from debiexport.cli.options import BundleArgument, CheckpointOption, Debug, Json, Quiet, Threads, check_threads
+from debiexport.cli.options import BundleArgument, CheckpointOption, Debug, Json, Quiet, Threads, parse_threads
 from debiexport.cli.output import OUTPUT
 
 
@@ -28,7 +28,7 @@ def command(
     from debiexport.cli.report import parity_lines
 
     result = check(
-        bundle, checkpoint, evaluate_on=evaluate_on, threads=check_threads(threads), progress=OUTPUT.progress
+        bundle, checkpoint, evaluate_on=evaluate_on, threads=parse_threads(threads), progress=OUTPUT.progress
     )
     for note in result.notes:
         OUTPUT.note(note)

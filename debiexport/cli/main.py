@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from debiexport._version import __version__
-from debiexport.cli import check, doctor, models, onnx, predict
+from debiexport.cli import bench, check, doctor, models, onnx, predict
 from debiexport.cli.output import OUTPUT
 from debiexport.errors import DebiexportError, Interrupted, ParityError, UsageError
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.command("onnx")(onnx.command)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
+app.command("bench")(bench.command)
 app.command("models")(models.command)
 app.command("doctor")(doctor.command)
 
@@ -100,11 +101,18 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # such as a name that is too long, or standard output on a full disk
         where = f" {str(error.filename)!r}" if error.filename else ""
         return _fail(UsageError(f"the system refuses{where}: {error.strerror or error}; choose another path"), error)
-    except MemoryError as error:
-        return _fail(DebiexportError("out of memory: choose a smaller image size or batch"), error)
     except Exception as error:
+        if _out_of_memory(error):
+            return _fail(UsageError("not enough memory: choose a smaller image size or batch"), error)
         text = f"{type(error).__name__}: {error}"[:300]
         return _fail(DebiexportError(f"a bug of debiexport ({text}): please report it with --debug's output"), error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so by a RuntimeError of its allocator."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("alloc_cpu" in str(error) or "not enough memory" in str(error))
+    )
 
 
 def _fail(error: DebiexportError, cause: BaseException | None = None) -> int:

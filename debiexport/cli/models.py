@@ -12,7 +12,7 @@ def command(as_json: Json = False, debug: Debug = False) -> None:
     from debiexport.models_table import list_models
 
     rows = list_models()
-    header = ("model", "params M", "paper", "mult-adds G", "paper", "top-1 %", "S", "top-k", "weights")
+    header = ("model", "params M", "paper", "mult-adds G", "paper", "top-1 %", "pixels", "S", "top-k", "weights")
     cells = [
         (
             row.name,
@@ -21,6 +21,7 @@ def command(as_json: Json = False, debug: Debug = False) -> None:
             f"{row.multiply_adds / 1e9:.2f}",
             _figure(row.paper_flops_g),
             _figure(row.paper_top1),
+            "x".join(map(str, row.image_size)),
             str(row.regions),
             " ".join("/".join("all" if k is None else str(k) for k in stage) for stage in row.top_k),
             "shipped" if row.shipped else row.checkpoint,

@@ -12,7 +12,9 @@ from debiexport.errors import UsageError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the runtime (default: its own choice).")]
+Threads = Annotated[
+    str | None, typer.Option("--threads", metavar="N", help="Threads of the runtime (default: its own choice).")
+]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.")]
 CheckpointOption = Annotated[
     Path | None,
@@ -28,7 +30,7 @@ def parse_batch(text: str) -> int | None:
     """
     if text == "dynamic":
         return None
-    return _whole(text, "--batch", " or dynamic")
+    return parse_number(text, "--batch", "a whole number or dynamic")
 
 
 def parse_numbers(text: str | None, option: str) -> list[int] | None:
@@ -39,17 +41,27 @@ def parse_numbers(text: str | None, option: str) -> list[int] | None:
     """
     if text is None:
         return None
-    return [_whole(part.strip(), option, "s separated by commas") for part in text.split(",")]
+    return [parse_number(part.strip(), option, "whole numbers separated by commas") for part in text.split(",")]
 
 
-def check_threads(threads: int | None) -> int | None:
-    """Refuse fewer than one thread."""
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads is {threads}: give at least 1")
+def parse_threads(text: str | None) -> int | None:
+    """Threads of a runtime, at least one.
+
+    Raises:
+        UsageError: fewer, or not a whole number.
+    """
+    threads = None if text is None else parse_number(text, "--threads", "a whole number")
+    if threads == 0:
+        raise UsageError("--threads is 0: give at least 1")
     return threads
 
 
-def _whole(text: str, option: str, alternative: str) -> int:
+def parse_number(text: str, option: str, wanted: str = "a whole number") -> int:
+    """A whole number.
+
+    Raises:
+        UsageError: anything else.
+    """
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise UsageError(f"{option} is {text!r}: give a whole number{alternative}")
+        raise UsageError(f"{option} is {text!r}: give {wanted}")
     return int(text)

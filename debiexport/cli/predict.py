@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from debiexport.cli.options import BundleArgument, Debug, Json, Quiet, Threads, check_threads
+from debiexport.cli.options import BundleArgument, Debug, Json, Quiet, Threads, parse_threads
 from debiexport.cli.output import OUTPUT
 
 
@@ -24,7 +24,7 @@ def command(
     OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
     from debiexport.prediction import predict
 
-    result = predict(bundle, images, top=top, threads=check_threads(threads))
+    result = predict(bundle, images, top=top, threads=parse_threads(threads))
     for note in result.notes:
         OUTPUT.note(note)
     OUTPUT.result("\n".join(map(str, result.predictions)), result.to_dict())

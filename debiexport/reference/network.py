@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from debiexport.cards import Card, Stage
-from debiexport.names import AFFINITY, ROUTES, attention_parts, block_name
+from debiexport.names import AFFINITY, LOGITS, ROUTES, attention_parts, block_name, feature_name
 from debiexport.reference.bra import BRA
 from debiexport.reference.dbra import DBRA
 from debiexport.reference.full import FullAttention
@@ -26,7 +26,7 @@ class ReferenceRun:
     """Outputs, routing and (if asked for) the residual stream of one run.
 
     Attributes:
-        outputs: by output name, here `logits` (N, classes).
+        outputs: by output name: `logits` (N, classes), or `feature1` to `feature4` (N, C, H, W).
         routes: (N, R, k) int64 by the stable name of the attention.
         affinities: (N, R, R) by the stable name of the attention.
         stream: residual stream (N, C, H, W) by stable name; empty unless asked for.
@@ -97,17 +97,29 @@ class _SwinStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
 
+class FeatureNorm(nn.Module):
+    """LayerNorm over the channels of a stage's map (N, C, H, W), as a dense backbone gives it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
 class ReferenceNetwork(nn.Module):
     """The network of a card, in evaluation mode unless told otherwise.
 
     Attributes:
         card: the card it was built from.
-        image_size: (height, width) it was asked for; the network itself takes any size from 32 up.
+        image_size: (height, width) it was asked for, or the card's default; the network itself takes any size
+            from 32 up.
     """
 
-    def __init__(self, card: Card, image_size: tuple[int, int] = (224, 224)) -> None:
+    def __init__(self, card: Card, image_size: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.card, self.image_size = card, image_size
+        self.card, self.image_size = card, image_size or card.default_image_size
         widths = [stage.channels for stage in card.stages]
         swin_layout = card.family == "biformer_stl"
         self.downsample_layers = nn.ModuleList(_swin_stems(widths) if swin_layout else _stems(widths))
@@ -115,19 +127,28 @@ class ReferenceNetwork(nn.Module):
         for i, stage in enumerate(card.stages):
             blocks = [_block(card, i, j, swin_layout=swin_layout) for j in range(stage.blocks)]
             self.stages.append(_SwinStage(blocks) if swin_layout else nn.Sequential(*blocks))
-        self.norm = nn.BatchNorm2d(widths[-1])
-        self.head = nn.Linear(widths[-1], card.num_classes)
+        if card.num_classes is None:
+            self.extra_norms = nn.ModuleList(FeatureNorm(width) for width in widths)
+        else:
+            self.norm = nn.BatchNorm2d(widths[-1])
+            self.head = nn.Linear(widths[-1], card.num_classes)
         self.eval()
 
-    def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor:
-        """Logits (N, classes) of normalised images (N, 3, H, W)."""
-        trace = trace or Trace()
-        x = images
+    def forward(self, images: Tensor, trace: Trace | None = None) -> Tensor | tuple[Tensor, ...]:
+        """Normalised images (N, 3, H, W) -> logits (N, classes), or the features (N, C, H, W) of all stages."""
+        outputs = tuple(self.outputs(images, trace or Trace()).values())
+        return outputs if self.card.num_classes is None else outputs[0]
+
+    def outputs(self, images: Tensor, trace: Trace) -> dict[str, Tensor]:
+        """The outputs by name, in the order of `names.output_names`."""
+        x, features = images, {}
         for i, downsample in enumerate(self.downsample_layers):
             x = downsample(x)
             for block in self.blocks(i):
                 x = block(x, trace)
-        return self.head(self.norm(x).mean((2, 3)))  # type: ignore[no-any-return]
+            if self.card.num_classes is None:
+                features[feature_name(i)] = self.extra_norms[i](x)  # the next stage takes the un-normed map
+        return features or {LOGITS: self.head(self.norm(x).mean((2, 3)))}
 
     def blocks(self, stage_index: int) -> list[nn.Module]:
         """The blocks of a stage, in order."""
@@ -144,14 +165,14 @@ class ReferenceNetwork(nn.Module):
             stream: report the residual stream as well.
         """
         trace = Trace(routes, keep=True, stream=stream)
-        logits = self(images, trace)
+        outputs = self.outputs(images, trace)
 
         def named(part: str) -> dict[str, Tensor]:
             end = f".{part}"
             return {n.removesuffix(end): t for n, t in trace.tensors.items() if n.endswith(end)}
 
         kept = {n: t for n, t in trace.tensors.items() if not n.endswith((f".{AFFINITY}", f".{ROUTES}"))}
-        return ReferenceRun({"logits": logits}, named(ROUTES), named(AFFINITY), kept)
+        return ReferenceRun(outputs, named(ROUTES), named(AFFINITY), kept)
 
 
 def _stems(widths: list[int]) -> list[nn.Sequential]:

@@ -8,23 +8,37 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from debiexport.errors import BundleError
+from debiexport.errors import BundleError, MissingDependencyError, UsageError
 from debiexport.runtimes.base import Array, Arrays
+
+CPU, CUDA = "cpu", "cuda"
+PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
+# float32 means float32: by default convolutions and products on a GPU round their inputs to 10 bits.
+_PROVIDER_OPTIONS = {CPU: {}, CUDA: {"use_tf32": "0"}}
+_INSTALL_CUDA = "pip uninstall --yes onnxruntime && pip install onnxruntime-gpu"
 
 
 class OrtRuntime:
-    """An ONNX file in ONNX Runtime on the CPU.
+    """An ONNX file in ONNX Runtime.
 
     Args:
         path: the model; its hash is the caller's business.
         threads: intra-op threads; None lets ONNX Runtime choose.
+        provider: "cpu" or "cuda"; never silently another than asked for.
+        profile_prefix: write a profile of every run to a file whose name begins so; see `end_profile`.
 
     Raises:
         BundleError: ONNX Runtime refuses the file, or the file points to data outside itself.
+        UsageError: no such provider.
+        MissingDependencyError: the provider is not in this ONNX Runtime, or does not work here.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.path, self._threads = path, threads
+    def __init__(
+        self, path: Path, threads: int | None = None, provider: str = CPU, *, profile_prefix: Path | None = None
+    ) -> None:
+        check_provider(provider)
+        self.path, self._threads, self._provider = path, threads, provider
+        self._profile_prefix = profile_prefix
         self._tapped: dict[tuple[str, ...], ort.InferenceSession] = {}
         self._session = self._open(str(path))
         self.inputs = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
@@ -47,16 +61,36 @@ class OrtRuntime:
             raise BundleError(f"{self.path.name} cannot be run by ONNX Runtime: {text}; export it again") from error
         return dict(zip(names, results, strict=True))
 
+    @property
+    def options(self) -> dict[str, object]:
+        """What distinguishes this session from another of the same file; the rest are ONNX Runtime's defaults."""
+        provider = {"provider": self._session.get_providers()[0], **_PROVIDER_OPTIONS[self._provider]}
+        return {**provider, "intra_op_num_threads": self._threads or "default", "graph_optimization_level": "all"}
+
+    def end_profile(self) -> Path:
+        """Stop profiling and return the file."""
+        return Path(self._session.end_profiling())
+
     def _open(self, model: str | bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
+        if self._profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._profile_prefix)
+        wanted = PROVIDERS[self._provider]
         try:
-            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(model, options, providers=[(wanted, _PROVIDER_OPTIONS[self._provider])])
         except Exception as error:  # onnxruntime raises a dozen types without a common root
             text = " ".join(str(error).split())[:300]
             raise BundleError(f"{self.path.name} cannot be loaded by ONNX Runtime: {text}; export it again") from error
+        if session.get_providers()[0] != wanted:  # ONNX Runtime falls back to the CPU without an error
+            raise MissingDependencyError(
+                f"{wanted} does not work here, ONNX Runtime fell back to {session.get_providers()[0]}: look for the"
+                " driver with nvidia-smi, and install the CUDA and cuDNN that this onnxruntime-gpu was built for"
+            )
+        return session
 
     def _with_taps(self, taps: tuple[str, ...]) -> ort.InferenceSession:
         """A second session whose graph has the taps as outputs; the file stays as it is."""
@@ -71,6 +105,17 @@ class OrtRuntime:
                 model.graph.output.append(types[tap])
             self._tapped[taps] = self._open(model.SerializeToString())
         return self._tapped[taps]
+
+
+def check_provider(provider: str) -> None:
+    """Refuse a provider that is unknown or not in this ONNX Runtime; see `OrtRuntime`."""
+    if provider not in PROVIDERS:
+        raise UsageError(f"the provider is {provider!r}: give {' or '.join(PROVIDERS)}")
+    available = ort.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        raise MissingDependencyError(
+            f"this ONNX Runtime has no {PROVIDERS[provider]}, only {', '.join(available)}; run: {_INSTALL_CUDA}"
+        )
 
 
 def refuse_external_data(path: Path) -> None:

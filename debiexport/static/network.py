@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from debiexport.geometry import Geometry
-from debiexport.lowerings import LOWERINGS, Lowering
+from debiexport.lowerings import DEFAULT, LOWERINGS, Lowering
 from debiexport.names import attention_parts, block_name, feature_name, output_names, stage_name
 from debiexport.reference.network import ReferenceNetwork
 from debiexport.signature import NORMALIZED, UINT8
@@ -126,9 +126,7 @@ class StaticNetwork(nn.Module):
         UsageError: an implementation does not serve this geometry.
     """
 
-    def __init__(
-        self, geometry: Geometry, weights: Weights, lowering: Lowering, input: str = NORMALIZED
-    ) -> None:
+    def __init__(self, geometry: Geometry, weights: Weights, lowering: Lowering, input: str = NORMALIZED) -> None:
         super().__init__()
         self.geometry, self.lowering, self.input = geometry, lowering, input
         dtype = weights["stem.conv1.weight"].dtype
@@ -150,7 +148,7 @@ class StaticNetwork(nn.Module):
         cls,
         reference: ReferenceNetwork,
         image_size: tuple[int, int] | None = None,
-        lowering: Lowering = LOWERINGS["gather"],
+        lowering: Lowering = LOWERINGS[DEFAULT],
         dtype: torch.dtype = torch.float32,
         input: str = NORMALIZED,
     ) -> StaticNetwork:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,27 +37,28 @@ class Slots:
         """The lowering's routing; none where top-k covers every region, since there is nothing to choose."""
         if geometry.routes_everywhere:
             return routing.EverywhereRouting(geometry)
-        return self._supported(routing.IMPLEMENTATIONS, "routing", self.lowering.routing, geometry)(geometry)  # type: ignore[no-any-return]
+        return self._serving(routing, "routing", geometry)(geometry)  # type: ignore[no-any-return]
 
     def sampling(self, geometry: AttentionGeometry) -> nn.Module:
-        cls = self._supported(sampling.IMPLEMENTATIONS, "sampling", self.lowering.sampling, geometry)
-        return cls(geometry, self.dtype)  # type: ignore[no-any-return]
+        return self._serving(sampling, "sampling", geometry)(geometry, self.dtype)  # type: ignore[no-any-return]
 
     def bias(self, geometry: AttentionGeometry, table: Tensor) -> nn.Module:
-        cls = self._supported(bias.IMPLEMENTATIONS, "bias", self.lowering.bias, geometry)
-        return cls(geometry, table)  # type: ignore[no-any-return]
+        return self._serving(bias, "bias", geometry)(geometry, table)  # type: ignore[no-any-return]
 
-    def _supported(self, choices: dict[str, Any], slot: str, name: str, geometry: AttentionGeometry) -> Any:
-        implementation = _named(choices, slot, name)
+    def _serving(self, slot: ModuleType, slot_name: str, geometry: AttentionGeometry) -> Any:
+        """The implementation that the lowering names, or that its policy chooses, if it serves this geometry."""
+        name, policies = getattr(self.lowering, slot_name), getattr(slot, "POLICIES", {})
+        if name in policies:
+            return policies[name](geometry)
+        implementation = _named({**slot.IMPLEMENTATIONS, **policies}, slot_name, name)
         reason = implementation.supports(geometry)
         if reason is not None:
-            raise UsageError(
-                f"{slot}={name} does not serve {geometry.name}: {reason}; choose another of {', '.join(choices)}"
-            )
+            others = ", ".join(n for n in (*slot.IMPLEMENTATIONS, *policies) if n != name)
+            raise UsageError(f"{slot_name}={name} does not serve {geometry.name}: {reason}; choose {others}")
         return implementation
 
 
-def _named(choices: dict[str, Any], slot: str, name: str) -> Any:
+def _named(choices: Mapping[str, Any], slot: str, name: str) -> Any:
     if name not in choices:
         raise UsageError(f"no implementation {name!r} of the slot {slot}: there are {', '.join(choices)}")
     return choices[name]

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from debiexport.errors import DebiexportError, UsageError
+from debiexport.graph.grid_samples import drop_default_mode
+from debiexport.graph.hats import fuse_hats
 from debiexport.graph.metadata import write_metadata
 from debiexport.graph.outputs import keep_outputs
+from debiexport.graph.reshapes import merge_reshapes
 from debiexport.graph.scopes import name_places
+from debiexport.signature import IMAGES
 from debiexport.static.network import StaticNetwork
 from debiexport.static.taps import Taps
 
 OPSETS = (18, 19, 20)
 DEFAULT_OPSET = 20
-INPUT, OUTPUT = "images", "logits"
 BATCH_AXIS = "batch"
 MAX_BATCH = 1024
 MAX_FILE_BYTES = 2**31 - 1  # protobuf's limit
@@ -48,14 +51,14 @@ class _Tapped(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         taps = Taps()
-        return (self.network(images, taps), *taps.values())
+        return (*self.network.outputs(images, taps), *taps.values())
 
 
 def tap_names(network: StaticNetwork) -> list[str]:
     """Stable names that the network's model holds, in order."""
     taps = Taps()
     with torch.no_grad():
-        network(_example(network, 1), taps)
+        network.outputs(network.example(1), taps)
     return list(taps)
 
 
@@ -66,7 +69,7 @@ def to_onnx(
     opset: int = DEFAULT_OPSET,
     properties: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """Convert a static network to one ONNX model: `images` (N, 3, H, W) float32 -> `logits` (N, classes).
+    """Convert a static network to one ONNX model: `images` -> `logits`, or `feature1` to `feature4`.
 
     Args:
         network: float32.
@@ -80,7 +83,7 @@ def to_onnx(
     """
     check_opset(opset)
     taps = tap_names(network)
-    example = _example(network, batch or 2)
+    example = network.example(batch or 2)
     shapes = None if batch else ({0: torch.export.Dim(BATCH_AXIS, min=1, max=MAX_BATCH)},)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -88,8 +91,8 @@ def to_onnx(
             (example,),
             dynamo=True,
             opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT, *taps],
+            input_names=[IMAGES],
+            output_names=[*network.output_names, *taps],
             dynamic_shapes=shapes,
             external_data=False,
             optimize=True,
@@ -99,16 +102,14 @@ def to_onnx(
         raise DebiexportError("torch.onnx.export returned no program: please report this with `debiexport doctor`")
     model = program.model
     name_places(model, _ROOT, taps)
-    keep_outputs(model, [OUTPUT])
+    keep_outputs(model, network.output_names)
+    merge_reshapes(model, taps)
+    fuse_hats(model, taps)
+    drop_default_mode(model)
     write_metadata(model, network.geometry.card.name, properties or {})
     proto: onnx.ModelProto = program.model_proto
     _verify(proto, opset)
     return proto
-
-
-def _example(network: StaticNetwork, batch: int) -> Tensor:
-    height, width = network.geometry.image_size
-    return torch.zeros(batch, 3, height, width)
 
 
 def _verify(proto: onnx.ModelProto, opset: int) -> None:

@@ -1,12 +1,33 @@
-"""The routing slot: who attends to whom, and the attention itself; see `base`."""
+"""The routing slot: who attends to whom, and the attention itself; see `base`.
+
+An entry of `IMPLEMENTATIONS` is an implementation, one of `POLICIES` chooses one for each attention.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.routing.auto import cheapest_routing
 from debiexport.static.ops.routing.base import Routing
 from debiexport.static.ops.routing.dense import DenseRouting
 from debiexport.static.ops.routing.everywhere import EverywhereRouting
 from debiexport.static.ops.routing.gather import GatherRouting
+from debiexport.static.ops.routing.masked import MaskedRouting
 
-IMPLEMENTATIONS: dict[str, type[Routing]] = {"dense": DenseRouting, "gather": GatherRouting}
+IMPLEMENTATIONS: dict[str, type[Routing]] = {
+    "dense": DenseRouting,
+    "gather": GatherRouting,
+    "masked": MaskedRouting,
+}
+POLICIES: dict[str, Callable[[AttentionGeometry], type[Routing]]] = {"auto": cheapest_routing}
 
-__all__ = ["IMPLEMENTATIONS", "DenseRouting", "EverywhereRouting", "GatherRouting", "Routing"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "POLICIES",
+    "DenseRouting",
+    "EverywhereRouting",
+    "GatherRouting",
+    "MaskedRouting",
+    "Routing",
+]

@@ -57,6 +57,6 @@ class GatherRouting(Routing):
 
 
 def describe(x: Tensor) -> Tensor:
-    """Mean over each region, (N, M, R, T, d) -> (N, R, M*d)."""
+    """Mean over the tokens of each region, (N, M, R, T, d) -> (N, R, M*d)."""
     means = x.mean(3) if x.shape[3] > 1 else x.squeeze(3)
     return means.transpose(1, 2).flatten(2)

@@ -24,6 +24,13 @@ def split_regions(x: Tensor, heads: int, size: tuple[int, int], regions: int, wi
     return tiles.reshape(-1, heads, regions**2, h * w, width)
 
 
+def split_interleaved(x: Tensor, heads: int, size: tuple[int, int], regions: int, width: int) -> Tensor:
+    """A map (N, H, W, M*d) -> (N, M, h*w, S*S, d): the same tokens of every region side by side."""
+    h, w = size[0] // regions, size[1] // regions
+    tiles = x.reshape(-1, regions, h, regions, w, heads, width).permute(0, 5, 2, 4, 1, 3, 6)
+    return tiles.reshape(-1, heads, h * w, regions**2, width)
+
+
 def merge_regions(x: Tensor, heads: int, size: tuple[int, int], regions: int, width: int) -> Tensor:
     """(N, M, S*S, h*w, d) -> a map (N, H, W, M*d)."""
     h, w = size[0] // regions, size[1] // regions
