@@ -74,6 +74,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import debiexport` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'debiexport' has no attribute {name!r}")
+    if name == "load_model":  # its module imports torch
+        from debiexport.extras import EXPORT, require
+
+        require(EXPORT, "debiexport.load_model", "export")
 
     value = getattr(import_module(f"debiexport.{_HOMES[name]}"), name)
     globals()[name] = value

@@ -97,6 +97,12 @@ class Preprocessing:
         }
 
 
+def resize_box(preprocessing: Preprocessing, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the box that an image is scaled to just cover before `image_size` is cut out of it."""
+    height, width = (side * preprocessing.resize // preprocessing.crop for side in image_size)
+    return height, width
+
+
 @dataclass(frozen=True)
 class Provenance:
     """The paper of a network, and where its checkpoint is to be had."""
@@ -196,7 +202,7 @@ class Card:
         """
         card = self
         if regions is not None:
-            if not 2 <= regions <= MAX_REGIONS:
+            if not (isinstance(regions, int) and 2 <= regions <= MAX_REGIONS):
                 raise UsageError(f"--regions is {regions}: allowed are 2 to {MAX_REGIONS} regions per side")
             card = replace(card, regions=regions)
         if num_classes is not None:
@@ -204,7 +210,7 @@ class Card:
                 raise UsageError(
                     f"--num-classes was given, but {card.name} gives features and no classes: leave it out"
                 )
-            if not 1 <= num_classes <= 1_000_000:
+            if not (isinstance(num_classes, int) and 1 <= num_classes <= 1_000_000):
                 raise UsageError(f"--num-classes is {num_classes}: allowed are 1 to 1000000 classes")
             card = replace(card, num_classes=num_classes)
         stages = card.stages
@@ -230,6 +236,8 @@ def _replace_top_k(
     routed = [i for i, stage in enumerate(stages) if getattr(stage, attribute) is not None]
     if not routed:
         raise UsageError(f"{option} was given, but {card.name} has no {mixer}")
+    if isinstance(values, int | str) or not all(isinstance(k, int) for k in values):
+        raise UsageError(f"{option} is {values!r}: give whole numbers, one for each stage that has {mixer}")
     if len(values) != len(routed):
         raise UsageError(
             f"{option} has {len(values)} values: {card.name} has {mixer} in {len(routed)} stages; give {len(routed)}"

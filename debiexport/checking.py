@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
 from debiexport.parity import ParityReport
-from debiexport.prediction import Accuracy, evaluate, require_classes
+from debiexport.prediction import Accuracy, evaluate, labelled_files, weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU
 
@@ -51,8 +52,10 @@ class CheckFailed(ParityError):
         parity: what was measured.
     """
 
-    def __init__(self, path: Path, parity: ParityReport) -> None:
-        super().__init__(f"{path}: {parity}; do not deploy it, export again")
+    def __init__(self, path: Path, parity: ParityReport, foreign: Sequence[str] = ()) -> None:
+        more = f" and {len(parity.failures) - 1} more failures" if len(parity.failures) > 1 else ""
+        advice = f"; {foreign[0]}: compare with that one" if foreign else "; do not deploy it, export again"
+        super().__init__(f"{path}: {parity}{more}{advice}")
         self.path, self.parity = path, parity
 
 
@@ -86,8 +89,10 @@ def check(
     progress(f"checking the files of {bundle}")
     opened = open_bundle(bundle)
     if evaluate_on is not None:
-        require_classes(opened, "--eval")
+        labelled_files(opened, Path(evaluate_on))  # refused now rather than after the proof
+    about_weights = weight_notes(opened)
     notes: list[str] = []
+    foreign: list[str] = []  # what is known of a checkpoint that is not the exported one
     source = _checkpoint_of(opened, checkpoint, notes)
     if source is None:
         from debiexport.golden import judge_golden, read_golden
@@ -97,13 +102,13 @@ def check(
         report = judge_golden(opened.runtime(threads, provider), golden, opened.geometry)
     else:
         progress("recomputing the reference and comparing route by route")
-        report = _judge_in_full(opened, source or None, threads, provider, notes)
+        report = _judge_in_full(opened, source or None, threads, provider, foreign)
     if not report.ok:
-        raise CheckFailed(opened.path, report)
+        raise CheckFailed(opened.path, report, foreign)
     accuracy = None
     if evaluate_on is not None:
         accuracy = evaluate(opened, evaluate_on, threads=threads, progress=progress)
-    return CheckResult(opened.path, report, accuracy, (*notes, *report.notes))
+    return CheckResult(opened.path, report, accuracy, (*about_weights, *notes, *foreign, *report.notes))
 
 
 _RANDOM = ""
@@ -128,7 +133,7 @@ def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -
 
 
 def _judge_in_full(
-    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, provider: str, notes: list[str]
+    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, provider: str, foreign: list[str]
 ) -> ParityReport:
     from debiexport.checkpoint import random_checkpoint, read_checkpoint
     from debiexport.loading import build_reference
@@ -145,7 +150,7 @@ def _judge_in_full(
         )
     if weights.sha256 != bundle.manifest.checkpoint_sha256:
         of_the_export = bundle.manifest.checkpoint
-        notes.append(f"{weights.description} is not the very file of the export ({of_the_export}): parity decides")
+        foreign.append(f"{weights.description} is not the file that was exported ({of_the_export})")
     oracle = Oracle(build_reference(weights, size))
     images = parity_images(card.preprocessing, size, bundle.manifest.input)
     return judge(bundle.runtime(threads, provider), oracle, bundle.geometry, images).report

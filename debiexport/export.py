@@ -128,8 +128,8 @@ def export_onnx(
     from debiexport.targets.onnx import check_opset, to_onnx
 
     check_opset(opset)
-    if batch is not None and not 1 <= batch <= MAX_BATCH:
-        raise UsageError(f"--batch is {batch}: allowed are 1 to {MAX_BATCH}, or dynamic")
+    if batch is not None and not (isinstance(batch, int) and 1 <= batch <= MAX_BATCH):
+        raise UsageError(f"--batch is {batch}: allowed are 1 to {MAX_BATCH}, or dynamic (None in Python)")
     choice = find_lowering(lowering)
     check_input(input)
     size = None if image_size is None else as_image_size(image_size)

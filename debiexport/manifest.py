@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debiexport.cards import Card, card_from_dict
+from debiexport.cards import Card, card_from_dict, resize_box
 from debiexport.errors import BundleError, CardError, UsageError
 from debiexport.geometry import check_image_size
 from debiexport.lowerings import Lowering
-from debiexport.signature import NORMALIZED, TensorSpec, check_input
+from debiexport.signature import NORMALIZED, UINT8, TensorSpec, check_input
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
 MANIFEST = "manifest.json"
@@ -101,6 +101,23 @@ class Manifest:
                 return artifact
         raise BundleError(f"the manifest lists no {role}: export again")
 
+    def preprocessing(self) -> dict[str, Any]:
+        """What this bundle's images need: the card's rule at the bundle's size.
+
+        `resize` is the box (height, width) that an image is scaled to just cover, `crop` the centre that
+        is then cut out; `mean` and `std` are of RGB in [0, 1], and done inside the model where it takes bytes.
+        """
+        rule = self.card.preprocessing
+        return {
+            "resize": list(resize_box(rule, self.image_size)),
+            "crop": list(self.image_size),
+            "interpolation": rule.interpolation,
+            "channels": "RGB",
+            "range": [0, 255] if self.input == UINT8 else [0, 1],
+            "mean": list(rule.mean),
+            "std": list(rule.std),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -112,7 +129,7 @@ class Manifest:
             "input": self.input,
             "artifacts": [artifact.to_dict() for artifact in self.artifacts],
             "lowering": self.lowering.to_dict(),
-            "preprocessing": self.card.preprocessing.to_dict(),
+            "preprocessing": self.preprocessing(),
             "labels": None if self.labels is None else list(self.labels),
             "versions": dict(sorted(self.versions.items())),
             "parity": self.parity,

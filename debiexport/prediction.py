@@ -95,19 +95,28 @@ def predict(
         ImageError: a file is not an image, or decodes to too many pixels.
         BundleError: a file of the bundle is missing, truncated or altered.
     """
+    if isinstance(images, str | Path):
+        raise UsageError(f"the images are {str(images)!r}: give a list of files")
     if not images:
         raise UsageError("no images: give at least one image file")
     if top < 1:
         raise UsageError(f"--top is {top}: give at least 1")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_classes(opened, "predict")
-    notes: tuple[str, ...] = ()
+    notes = weight_notes(opened)
     if is_unverified(opened):
-        notes = (f"{opened.path} lost parity when it was exported: do not rely on these predictions",)
+        notes.append(f"{opened.path} lost parity when it was exported: do not rely on these predictions")
     logits = np.concatenate(list(_logits(opened, opened.runtime(threads), list(images))))
     return PredictResult(
-        tuple(_prediction(str(path), row, opened, top) for path, row in zip(images, logits, strict=True)), notes
+        tuple(_prediction(str(path), row, opened, top) for path, row in zip(images, logits, strict=True)), tuple(notes)
     )
+
+
+def weight_notes(bundle: Bundle) -> list[str]:
+    """What has to be said of a bundle's weights whenever it is used."""
+    if bundle.manifest.checkpoint_sha256 is None:
+        return [f"the weights of {bundle.path} are {bundle.manifest.checkpoint}: its outputs mean nothing"]
+    return []
 
 
 def evaluate(
@@ -122,8 +131,7 @@ def evaluate(
             classes.
         ImageError: a file is not an image.
     """
-    count = require_classes(bundle, "--eval")
-    files, classes = _labelled_files(bundle, Path(folder), count)
+    files, classes = labelled_files(bundle, Path(folder))
     progress(f"measuring accuracy on {len(files)} images of {folder}")
     hits1 = hits5 = done = 0
     for logits in _logits(bundle, bundle.runtime(threads), files):
@@ -168,7 +176,9 @@ def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Predictio
     return Prediction(path, tuple(ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best))
 
 
-def _labelled_files(bundle: Bundle, folder: Path, count: int) -> tuple[list[str | Path], list[int]]:
+def labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], list[int]]:
+    """Image files of a folder of class folders and the class of each; see `evaluate` for what it raises."""
+    count = require_classes(bundle, "--eval")
     if not folder.is_dir():
         raise UsageError(f"--eval {folder} is not a folder: give a folder of class folders")
     manifest = bundle.manifest

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from debiexport.cards import Preprocessing
+from debiexport.cards import Preprocessing, resize_box
 from debiexport.errors import DebiexportError, ImageError, UsageError
 from debiexport.geometry import check_image_size
 from debiexport.signature import NORMALIZED, UINT8
@@ -193,7 +193,7 @@ def resize_and_crop(
 def _resized_size(size: tuple[int, int], preprocessing: Preprocessing, image_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an image of `size` once it covers the export's box; never smaller than `image_size`."""
     height, width = size
-    box_height, box_width = (side * preprocessing.resize // preprocessing.crop for side in image_size)
+    box_height, box_width = resize_box(preprocessing, image_size)
     if box_height * width >= box_width * height:  # the image is wider than the box: the height decides
         return box_height, box_height * width // height
     return box_width * height // width, box_width

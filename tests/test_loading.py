@@ -283,3 +283,12 @@ def test_a_backbones_default_size_and_options(tiny_seg_card: Card, one_line: One
 def test_the_default_size_is_the_cards(tiny_card: Card) -> None:
     assert random_network(tiny_card).image_size == (64, 64)
     assert load_model("debi_nano").image_size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    "options", [{"regions": 7.5}, {"num_classes": "x"}, {"top_k": 7}, {"top_k": "1,2"}, {"bra_top_k": (1.0, 2, 3)}]
+)
+def test_options_of_a_wrong_type(options: dict[str, Any], tiny_card: Card, one_line: OneLine) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_model(tiny_card, **options)
+    one_line(caught.value)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from debiexport.cards import Card
+from debiexport.cards import Card, load_card
 from debiexport.errors import BundleError
 from debiexport.lowerings import LOWERINGS
 from debiexport.manifest import FORMAT_VERSION, MANIFEST, Artifact, Manifest, read_manifest
+from debiexport.preprocess import preprocess
 from debiexport.signature import TensorSpec
 
 OneLine = Callable[[BaseException], str]
@@ -255,3 +257,16 @@ def test_artifacts_lie_inside(data: dict[str, Any], tmp_path: Path, one_line: On
     data["artifacts"][1]["path"] = path
     put(tmp_path, data)
     assert "only files inside the bundle" in refusal(tmp_path, one_line)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((224, 224), [256, 256]), ((384, 384), [438, 438]), ((200, 264), [228, 301])]
+)
+def test_preprocessing_is_that_of_the_bundle(size: tuple[int, int], box: list[int]) -> None:
+    """The card's rule is for its own crop; whoever writes a client needs the numbers of this bundle."""
+    card = load_card("debi_t")
+    manifest = Manifest("onnx", card, "x", None, size, (), LOWERINGS["cpu"], {}, None, {})
+    rule = manifest.to_dict()["preprocessing"]
+    assert (rule["resize"], rule["crop"], rule["channels"], rule["range"]) == (box, list(size), "RGB", [0, 1])
+    image = Image.new("RGB", (500, 500))
+    assert preprocess(image, card.preprocessing, size).shape == (3, *size)

@@ -65,7 +65,7 @@ def same(result: PredictResult, shares: np.ndarray[tuple[int, int], np.dtype[np.
 
 def test_probabilities(dynamic_bundle: Path, images: list[Path]) -> None:
     result = predict(dynamic_bundle, images, top=6)
-    assert result.notes == ()
+    assert [note for note in result.notes if "mean nothing" not in note] == []
     same(result, expected(dynamic_bundle, images), images)
     for prediction in result.predictions:
         shares = [score.probability for score in prediction.classes]
@@ -123,7 +123,7 @@ def test_result_as_dict(dynamic_bundle: Path, images: list[Path]) -> None:
 
 def test_unverified_bundles_are_told(dynamic_bundle: Path, images: list[Path]) -> None:
     left = dynamic_bundle.rename(dynamic_bundle.with_name("x.unverified"))
-    (note,) = predict(left, images[:1]).notes
+    (note,) = (note for note in predict(left, images[:1]).notes if "mean nothing" not in note)
     assert "do not rely" in note
 
 
