@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,13 @@ def test_the_sample_network() -> None:
 @pytest.mark.parametrize("size", [(224, 224), (224, 448), (448, 224), (230, 270)])
 @pytest.mark.parametrize("name", card_names())
 def test_every_card(name: str, size: tuple[int, int], batch: int) -> None:
-    _assert_equal(load_card(name), size, batch)
+    """Dense backbones with one block a stage: their depth is that of the classification cards."""
+    card = load_card(name)
+    if card.num_classes is None:
+        card = replace(card, stages=tuple(replace(stage, blocks=1) for stage in card.stages))
+    if card.regions == 32 and (batch > 1 or size not in ((224, 224), (230, 270))):
+        pytest.skip("1,024 regions and as many agents take minutes an image; what differs is tested with fewer")
+    _assert_equal(card, size, batch)
 
 
 def test_every_place_has_its_stable_name(tiny_card: Card) -> None:
