@@ -5,6 +5,7 @@ The functions behind every command of the CLI, importable without torch:
     load_model      a card (and a checkpoint) as the reference network        (needs debiexport[export])
     export_onnx     a checkpoint as a verified ONNX bundle                    (needs debiexport[export])
     check           prove a bundle again, and measure its accuracy
+    bisect          the first place and operation at which a bundle is off (needs debiexport[export])
     predict         classify images with a bundle
     measure_latency bundles and what they are compared with, timed and proven
     list_models     the cards with counted parameters and multiply-adds
@@ -21,6 +22,7 @@ from debiexport._version import __version__
 if TYPE_CHECKING:
     from debiexport.bench.measuring import measure_latency
     from debiexport.bench.report import LatencyResult
+    from debiexport.bisecting import BisectResult, bisect
     from debiexport.cards import Card, load_card
     from debiexport.checking import CheckResult, check
     from debiexport.doctor import Diagnosis, diagnose
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from debiexport.prediction import PredictResult, predict
 
 _HOMES = {
+    "BisectResult": "bisecting",
     "Card": "cards",
     "CheckResult": "checking",
     "DebiexportError": "errors",
@@ -39,6 +42,7 @@ _HOMES = {
     "LatencyResult": "bench.report",
     "ModelRow": "models_table",
     "PredictResult": "prediction",
+    "bisect": "bisecting",
     "check": "checking",
     "diagnose": "doctor",
     "export_onnx": "export",
@@ -50,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BisectResult",
     "Card",
     "CheckResult",
     "DebiexportError",
@@ -59,6 +64,7 @@ __all__ = [
     "ModelRow",
     "PredictResult",
     "__version__",
+    "bisect",
     "check",
     "diagnose",
     "export_onnx",

@@ -37,13 +37,13 @@ class Bundle:
         return self.path / self.manifest.artifact(role).path
 
     def runtime(self, threads: int | None = None, provider: str = CPU) -> OrtRuntime:
-        """The model, loaded; see `OrtRuntime`.
+        """The model, loaded with the manifest's session options; see `OrtRuntime`.
 
         Raises:
             BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
         """
         artifact, path = self.manifest.artifact(MODEL), self.file(MODEL)
-        runtime = OrtRuntime(path, threads, provider)
+        runtime = OrtRuntime(path, threads, provider, session=self.manifest.session)
         (name, shape), *others = runtime.inputs.items()
         images = input_spec(self.manifest.image_size, artifact.batch, self.manifest.input)
         found = (name, (runtime.batch, *shape[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from debiexport.bundle import GOLDEN, Bundle, open_bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
@@ -15,6 +15,9 @@ from debiexport.parity import ParityReport
 from debiexport.prediction import Accuracy, evaluate, labelled_files, weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU
+
+if TYPE_CHECKING:  # it needs torch
+    from debiexport.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def check(
     about_weights = weight_notes(opened)
     notes: list[str] = []
     foreign: list[str] = []  # what is known of a checkpoint that is not the exported one
-    source = _checkpoint_of(opened, checkpoint, notes)
+    source = checkpoint_of(opened, checkpoint, notes)
     if source is None:
         from debiexport.golden import judge_golden, read_golden
 
@@ -114,8 +117,8 @@ def check(
 _RANDOM = ""
 
 
-def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -> str | Path | None:
-    """The checkpoint to recompute the reference from, `_RANDOM` for random weights, None for neither."""
+def checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -> str | Path | None:
+    """The checkpoint to recompute the reference from, "" for random weights, None for neither; the notes say why."""
     manifest = bundle.manifest
     if given is not None:
         require(EXPORT, "checking against a checkpoint", "export")
@@ -132,17 +135,19 @@ def _checkpoint_of(bundle: Bundle, given: str | Path | None, notes: list[str]) -
     return None
 
 
-def _judge_in_full(
-    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, provider: str, foreign: list[str]
-) -> ParityReport:
-    from debiexport.checkpoint import random_checkpoint, read_checkpoint
-    from debiexport.loading import build_reference
-    from debiexport.oracle import Oracle
-    from debiexport.parity import judge
-    from debiexport.parity_inputs import parity_images
+def reference_weights(bundle: Bundle, checkpoint: str | Path | None, foreign: list[str]) -> Checkpoint:
+    """The weights to recompute the reference from; None for random ones. `foreign` is told if they are others.
 
-    card, size = bundle.manifest.card, bundle.manifest.image_size
-    weights = random_checkpoint(card) if checkpoint is None else read_checkpoint(checkpoint, card)
+    Raises:
+        UsageError, CheckpointError: no such file, a broken one, or one of another network.
+    """
+    from debiexport.checkpoint import random_checkpoint, read_checkpoint
+
+    card = bundle.manifest.card
+    exported = bundle.manifest.checkpoint
+    weights = (
+        random_checkpoint(card) if checkpoint is None else read_checkpoint(checkpoint, card, exported_from=exported)
+    )
     if weights.card.num_classes != card.num_classes:
         raise UsageError(
             f"--checkpoint has {weights.card.num_classes} classes, the bundle {card.num_classes}:"
@@ -151,6 +156,18 @@ def _judge_in_full(
     if weights.sha256 != bundle.manifest.checkpoint_sha256:
         of_the_export = bundle.manifest.checkpoint
         foreign.append(f"{weights.description} is not the file that was exported ({of_the_export})")
-    oracle = Oracle(build_reference(weights, size))
-    images = parity_images(card.preprocessing, size, bundle.manifest.input)
+    return weights
+
+
+def _judge_in_full(
+    bundle: Bundle, checkpoint: str | Path | None, threads: int | None, provider: str, foreign: list[str]
+) -> ParityReport:
+    from debiexport.loading import build_reference
+    from debiexport.oracle import Oracle
+    from debiexport.parity import judge
+    from debiexport.parity_inputs import parity_images
+
+    size = bundle.manifest.image_size
+    oracle = Oracle(build_reference(reference_weights(bundle, checkpoint, foreign), size))
+    images = parity_images(bundle.manifest.card.preprocessing, size, bundle.manifest.input)
     return judge(bundle.runtime(threads, provider), oracle, bundle.geometry, images).report

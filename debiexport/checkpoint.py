@@ -21,7 +21,7 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,15 +30,15 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from debiexport.cards import Card, iter_cards
+from debiexport.cards import Card
 from debiexport.errors import CheckpointError, UsageError
+from debiexport.fitting import check_fit, listed
 from debiexport.spec import Shape, Spec, is_counter, state_dict_spec
 from debiexport.unpickle import LEGACY_MAGIC, ZIP_MAGIC, StandIn, load_torch_file, one_line
 
 MAX_FILE_BYTES = 4 * 2**30
 MAX_SAFETENSORS_HEADER = 100_000_000  # the limit of the safetensors library
 MAX_CLASSES = 1_000_000
-SHOWN_KEYS = 5
 
 _ENTRIES = ("model", "state_dict", "model_ema")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -100,7 +100,9 @@ def _random_array(key: str, shape: Shape, seed: int) -> np.ndarray[Any, Any]:
     return gain * z / math.sqrt(math.prod(shape[1:]))
 
 
-def read_checkpoint(path: str | Path, card: Card, *, num_classes: int | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, card: Card, *, num_classes: int | None = None, exported_from: str | None = None
+) -> Checkpoint:
     """Read a checkpoint of the card's network, and verify that it is one.
 
     The number of classes is taken from the file; a dense backbone has none. See the module for the forms that are read.
@@ -109,6 +111,8 @@ def read_checkpoint(path: str | Path, card: Card, *, num_classes: int | None = N
         path: a file of torch.save or safetensors, at most 4 GiB.
         card: the network that the file is for.
         num_classes: the number of classes that the file must have; None for any, and for a dense backbone.
+        exported_from: where the card is a bundle's, what its weights were read from: what to give instead of a file
+            that does not fit. Without it the advice is to take another card.
 
     Raises:
         UsageError: `path` is not a file, or `num_classes` differs from the file's.
@@ -129,7 +133,9 @@ def read_checkpoint(path: str | Path, card: Card, *, num_classes: int | None = N
             classes = _number_of_classes(state, card, where)
             if card.num_classes is not None:
                 card = replace(card, num_classes=classes)
-            _check_fit(state, card, ignored, where)
+            shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, torch.Tensor)}
+            _check_tensors(state, card, where)
+            check_fit(shapes, card, where, left_out=ignored, exported_from=exported_from)
             if num_classes not in (None, classes):
                 raise UsageError(
                     f"--num-classes is {num_classes}, but {where} has a head of {classes} classes:"
@@ -201,16 +207,30 @@ def _state_dict(loaded: Any, where: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         kind = "an object" if isinstance(loaded, StandIn) else f"a {type(loaded).__name__}"
         raise CheckpointError(f"{where} holds {kind}, no state dict: save model.state_dict()")
-    state = next((loaded[entry] for entry in _ENTRIES if isinstance(loaded.get(entry), dict)), loaded)
-    if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{where} has no tensors where weights are looked for (its keys: {_listed(map(_key_name, state))}):"
-            f" give a state dict, or one under {', '.join(map(repr, _ENTRIES))}"
-        )
+    entry = next((entry for entry in _ENTRIES if isinstance(loaded.get(entry), dict)), None)
+    state = loaded if entry is None else loaded[entry]
+    if not _tensors_in(state):
+        raise CheckpointError(_without_tensors(loaded, entry, where))
     for key in state:
         if not isinstance(key, str):
             raise CheckpointError(f"{where} has {_key_name(key)} as a key: save model.state_dict()")
     return dict(state)
+
+
+def _tensors_in(state: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, torch.Tensor) for value in state.values())
+
+
+def _without_tensors(loaded: Mapping[Any, Any], entry: str | None, where: str) -> str:
+    """What was found where weights are looked for, and the entries that do hold tensors."""
+    state, place = (loaded, "") if entry is None else (loaded[entry], f" in {entry!r},")
+    keys = f"its keys: {listed(map(_key_name, state))}" if state else "it is empty"
+    found = f"{where} has no tensors{place} where weights are looked for ({keys})"
+    usable = {key: n for key, value in loaded.items() if isinstance(value, dict) and (n := _tensors_in(value))}
+    if not usable:
+        return f"{found}: give a state dict, or one under {', '.join(map(repr, _ENTRIES))}"
+    entries = listed(f"{_key_name(key)!r} ({count})" for key, count in usable.items())
+    return f"{found}, there are in {entries}: save the one that is meant under 'model'"
 
 
 def _key_name(key: object) -> str:
@@ -230,6 +250,12 @@ def _without_prefixes(state: dict[str, Any], card: Card) -> tuple[dict[str, Any]
     return {key: value for key, value in beside.items() if key in spec} | inside, [k for k in beside if k not in spec]
 
 
+def _check_tensors(state: Mapping[str, Any], card: Card, where: str) -> None:
+    for key in state_dict_spec(card):
+        if key in state and not isinstance(state[key], torch.Tensor):
+            raise CheckpointError(f"{where} has no tensor in {key}: save model.state_dict() as it is")
+
+
 def _number_of_classes(state: Mapping[str, Any], card: Card, where: str) -> int | None:
     head = state.get("head.weight")
     if not isinstance(head, torch.Tensor) or head.ndim != 2:
@@ -238,52 +264,6 @@ def _number_of_classes(state: Mapping[str, Any], card: Card, where: str) -> int 
     if not 1 <= classes <= MAX_CLASSES:
         raise CheckpointError(f"{where} has {classes} classes in head.weight: allowed are 1 to {MAX_CLASSES}")
     return classes
-
-
-def _check_fit(state: Mapping[str, Any], card: Card, ignored: list[str], where: str) -> None:
-    """The state has every key of the card in its shape, and no other tensor."""
-    spec = state_dict_spec(card)
-    for key in spec:
-        if key in state and not isinstance(state[key], torch.Tensor):
-            raise CheckpointError(f"{where} has no tensor in {key}: save model.state_dict() as it is")
-    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, torch.Tensor)}
-    missing = [key for key in spec if key not in shapes and not is_counter(key)]
-    unexpected = [key for key in shapes if key not in spec]
-    misshapen = [
-        f"{key} {shapes[key]} instead of {shape}" for key, shape in spec.items() if shapes.get(key, shape) != shape
-    ]
-    parts = [
-        f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what} ({_listed(keys)})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if keys
-    ]
-    if not parts:
-        return
-    if ignored:
-        parts.append(f"{len(ignored)} left out beside the backbone ({_listed(ignored)})")
-    fitting = _fitting_cards(shapes)
-    looks, use = " or ".join(fitting), " or --model ".join(fitting)  # those of one backbone differ in S alone
-    advice = f"this looks like {looks}: use --model {use}" if fitting else "give the model that it is of"
-    raise CheckpointError(f"{where} does not fit {card.name}: {', '.join(parts)}; {advice}")
-
-
-def _fitting_cards(shapes: Mapping[str, Shape]) -> list[str]:
-    """Names of the shipped cards that a file with these shapes fits exactly, whatever its number of classes."""
-    classes = next(iter(shapes.get("head.weight", ())), 1)
-
-    def weights(spec: Mapping[str, Shape]) -> Spec:
-        return {key: shape for key, shape in spec.items() if not is_counter(key)}
-
-    def spec_of(card: Card) -> Spec:
-        return state_dict_spec(card if card.num_classes is None else replace(card, num_classes=classes))
-
-    wanted = weights(shapes)
-    return [card.name for card in iter_cards() if weights(spec_of(card)) == wanted]
-
-
-def _listed(keys: Iterable[str]) -> str:
-    shown = [one_line(key, 120) for key in keys]
-    return ", ".join(shown[:SHOWN_KEYS]) + (", …" if len(shown) > SHOWN_KEYS else "")
 
 
 # --------------------------------------------------------------------------------------- numbers

@@ -86,7 +86,7 @@ def describe_environment(root: Path = Path("/")) -> Environment:
     return Environment(
         cpu=cpuinfo.get("model name") or _sysctl("machdep.cpu.brand_string") or platform.processor() or UNKNOWN,
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags) if flags else None,
-        governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN,
+        governor=read_governor(root),
         hypervisor=_hypervisor(root, flags),
         cpus=os.cpu_count(),
         usable_cpus=usable_cpus(),
@@ -96,6 +96,11 @@ def describe_environment(root: Path = Path("/")) -> Environment:
         packages=package_versions(),
         gpus=_gpus(),
     )
+
+
+def read_governor(root: Path = Path("/")) -> str:
+    """The governor of the first CPU's clock."""
+    return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN
 
 
 def usable_cpus() -> int | None:

@@ -14,6 +14,7 @@ from debiexport._version import __version__
 from debiexport.atomic import StagedFolder, check_destination, staged_folder
 from debiexport.bundle import GOLDEN, MODEL, describe_file
 from debiexport.cards import Card
+from debiexport.cost import cost_note
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, require
 from debiexport.geometry import Geometry, check_image_size
@@ -22,6 +23,7 @@ from debiexport.lowerings import Lowering, find_lowering
 from debiexport.manifest import MANIFEST, Artifact, Manifest
 from debiexport.parity import ParityReport
 from debiexport.progress import Progress, silent
+from debiexport.runtimes.session import RECOMMENDED
 from debiexport.signature import NORMALIZED, check_input, input_spec, output_specs
 
 MAX_BATCH = 1024
@@ -36,14 +38,16 @@ class ExportResult:
         path: its folder.
         manifest: what it holds.
         parity: what was measured.
+        notes: what a user should know.
     """
 
     path: Path
     manifest: Manifest
     parity: ParityReport
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"bundle": str(self.path), "manifest": self.manifest.to_dict()}
+        return {"bundle": str(self.path), "manifest": self.manifest.to_dict(), "notes": list(self.notes)}
 
     def __str__(self) -> str:
         return f"{self.path}: {self.parity}"
@@ -74,6 +78,7 @@ class _Plan:
     checkpoint_sha256: str | None
     labels: tuple[str, ...] | None
     input: str
+    notes: tuple[str, ...]
 
     @property
     def card(self) -> Card:
@@ -140,6 +145,9 @@ def export_onnx(
     destination = Path(output) if output is not None else default_output(card, size, batch, input)
     check_destination(destination, force=force, marker=MANIFEST)
 
+    costly = cost_note(Geometry.of(card, size), resolve_card(model))
+    if costly is not None:
+        progress(f"note: {costly}")
     progress(f"reading the weights of {card.name}")
     weights = load_weights(card, checkpoint, num_classes)
     if weights.sha256 is None:
@@ -151,7 +159,8 @@ def export_onnx(
         progress(f"weights: {weights.description}, SHA-256 {weights.sha256[:12]}…, {kind}")
     names = _labels(weights.card, labels, trained=weights.sha256 is not None)
     geometry = Geometry.of(weights.card, size)
-    plan = _Plan(geometry, batch, opset, choice, weights.description, weights.sha256, names, input)
+    notes = () if costly is None else (costly,)
+    plan = _Plan(geometry, batch, opset, choice, weights.description, weights.sha256, names, input, notes)
 
     with staged_folder(destination, force=force, marker=MANIFEST) as staged:
         progress(f"rewriting for {size[0]}x{size[1]} with the lowering {choice.name}")
@@ -209,7 +218,7 @@ def _prove(plan: _Plan, model: Path, staged: StagedFolder, reload: Any, progress
     from debiexport.runtimes.ort import OrtRuntime
 
     size = plan.geometry.image_size
-    runtime = OrtRuntime(model)
+    runtime = OrtRuntime(model, session=RECOMMENDED)
     oracle = Oracle(build_reference(reload(), size))
     judgement = judge(runtime, oracle, plan.geometry, parity_images(plan.card.preprocessing, size, plan.input))
     report = judgement.report
@@ -219,7 +228,7 @@ def _prove(plan: _Plan, model: Path, staged: StagedFolder, reload: Any, progress
     manifest.write(staged.path)
     if not report.ok:
         raise UnverifiedExport(staged.commit_unverified(), report)
-    return ExportResult(staged.commit(), manifest, report)
+    return ExportResult(staged.commit(), manifest, report, plan.notes)
 
 
 def _model_artifact(plan: _Plan, path: Path) -> Artifact:
@@ -247,4 +256,5 @@ def _manifest(plan: _Plan, artifacts: tuple[Artifact, ...], report: ParityReport
         labels=plan.labels,
         parity=report.to_dict(),
         input=plan.input,
+        session=RECOMMENDED,
     )

@@ -19,6 +19,7 @@ class Lowering:
     routing: str
     sampling: str
     bias: str
+    heads: str
     norm: str
     layout: str
 
@@ -26,18 +27,28 @@ class Lowering:
         return vars(self).copy()
 
 
-SLOTS = ("routing", "sampling", "bias", "norm", "layout")
+SLOTS = ("routing", "sampling", "bias", "heads", "norm", "layout")
 
 LOWERINGS = {
     # The cheapest implementation of each attention on a CPU.
-    "cpu": Lowering("cpu", routing="auto", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    "cpu": Lowering("cpu", routing="auto", sampling="hat", bias="auto", heads="rows", norm="instance", layout="nchw"),
     # Regions copied as rows everywhere; sampling and bias as products with hat functions.
-    "gather": Lowering("gather", routing="gather", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    "gather": Lowering(
+        "gather", routing="gather", sampling="hat", bias="hat", heads="permute", norm="layernorm", layout="nchw"
+    ),
     # Masks and matrix products only: no TopK, no Gather, no GridSample.
-    "dense": Lowering("dense", routing="dense", sampling="hat", bias="hat", norm="layernorm", layout="nchw"),
+    "dense": Lowering(
+        "dense", routing="dense", sampling="hat", bias="hat", heads="permute", norm="layernorm", layout="nchw"
+    ),
     # Sampling and bias with the target's own GridSample.
     "grid_sample": Lowering(
-        "grid_sample", routing="gather", sampling="grid_sample", bias="grid_sample", norm="layernorm", layout="nchw"
+        "grid_sample",
+        routing="gather",
+        sampling="grid_sample",
+        bias="grid_sample",
+        heads="permute",
+        norm="layernorm",
+        layout="nchw",
     ),
 }
 DEFAULT = "cpu"

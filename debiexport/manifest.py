@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from debiexport.cards import Card, card_from_dict, resize_box
 from debiexport.errors import BundleError, CardError, UsageError
 from debiexport.geometry import check_image_size
 from debiexport.lowerings import Lowering
+from debiexport.runtimes.session import SessionOptions
 from debiexport.signature import NORMALIZED, UINT8, TensorSpec, check_input
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
@@ -76,6 +77,7 @@ class Manifest:
         labels: one per class, or None.
         parity: the report of the export, as `ParityReport.to_dict` writes it.
         input: form of the model's images, see `signature.INPUTS`.
+        session: options that the model is to be run with, and was proven with; see `runtimes.session`.
     """
 
     target: str
@@ -89,6 +91,7 @@ class Manifest:
     labels: tuple[str, ...] | None
     parity: dict[str, Any]
     input: str = NORMALIZED
+    session: SessionOptions = field(default_factory=SessionOptions)
 
     def artifact(self, role: str) -> Artifact:
         """The first artifact of a role.
@@ -129,6 +132,7 @@ class Manifest:
             "input": self.input,
             "artifacts": [artifact.to_dict() for artifact in self.artifacts],
             "lowering": self.lowering.to_dict(),
+            "session_options": self.session.to_dict(),
             "preprocessing": self.preprocessing(),
             "labels": None if self.labels is None else list(self.labels),
             "versions": dict(sorted(self.versions.items())),
@@ -190,7 +194,16 @@ def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
         labels=None if labels is None else tuple(_typed(label, str) for label in labels),
         parity=_typed(data["parity"], dict),
         input=check_input(_typed(data["input"], str)),
+        session=_session(data.get("session_options", {}), where),
     )
+
+
+def _session(data: Any, where: str) -> SessionOptions:
+    """The session options; bundles of before there were any have ONNX Runtime's defaults."""
+    try:
+        return SessionOptions.from_dict(data)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}; export again") from error
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from debiexport.reference.network import ReferenceNetwork
+from debiexport.reference.network import ReferenceNetwork, ReferenceRun
 from debiexport.runtimes.base import Array
 
 
@@ -31,6 +31,19 @@ class Answer:
     wide_affinities: dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Inside:
+    """What the reference computes on its way for one image: the residual stream and the outputs, by stable name.
+
+    Attributes:
+        narrow: (1, ...) in float32.
+        wide: the same in float64 with the same routes.
+    """
+
+    narrow: dict[str, Array]
+    wide: dict[str, Array]
+
+
 class Oracle:
     """Answers are remembered, since an artifact takes the same routes at every batch size but for near-ties.
 
@@ -42,24 +55,44 @@ class Oracle:
         self._narrow = reference
         self._wide = copy.deepcopy(reference).double()
         self._answers: dict[bytes, Answer] = {}
+        self._inside: tuple[bytes, Inside] | None = None  # of the last image only: it is large
 
     def forced(self, image: Array, routes: Mapping[str, Array]) -> Answer:
         """The answer for an image (3, H, W) with routes (1, R, k) forced on the attentions named."""
-        digest = hashlib.sha256(image.tobytes())
-        for name in sorted(routes):
-            digest.update(name.encode() + routes[name].astype(np.int64).tobytes())
-        key = digest.digest()
+        key = _key(image, routes)
         if key not in self._answers:
             self._answers[key] = self._ask(image, routes)
         return self._answers[key]
 
-    def _ask(self, image: Array, routes: Mapping[str, Array]) -> Answer:
+    def inside(self, image: Array, routes: Mapping[str, Array]) -> Inside:
+        """The residual stream and the outputs for an image (3, H, W), forced as in `forced`."""
+        key = _key(image, routes)
+        if self._inside is None or self._inside[0] != key:
+            runs = self._run(image, routes, stream=True)
+            narrow, wide = ({n: t.numpy() for n, t in (run.stream | run.outputs).items()} for run in runs)
+            self._inside = key, Inside(narrow, wide)
+        return self._inside[1]
+
+    def _run(
+        self, image: Array, routes: Mapping[str, Array], *, stream: bool = False
+    ) -> tuple[ReferenceRun, ReferenceRun]:
+        """One run in float32 and one in float64."""
         given = {name: torch.from_numpy(r.astype(np.int64)) for name, r in routes.items()}
         batch = torch.from_numpy(image[None])
-        narrow, wide = self._narrow.run(batch, given), self._wide.run(batch.double(), given)
+        return self._narrow.run(batch, given, stream=stream), self._wide.run(batch.double(), given, stream=stream)
+
+    def _ask(self, image: Array, routes: Mapping[str, Array]) -> Answer:
+        narrow, wide = self._run(image, routes)
         return Answer(
             outputs={name: t.numpy() for name, t in narrow.outputs.items()},
             wide_outputs={name: t.numpy() for name, t in wide.outputs.items()},
             affinities={name: t.numpy() for name, t in narrow.affinities.items() if name in routes},
             wide_affinities={name: t.numpy() for name, t in wide.affinities.items() if name in routes},
         )
+
+
+def _key(image: Array, routes: Mapping[str, Array]) -> bytes:
+    digest = hashlib.sha256(image.tobytes())
+    for name in sorted(routes):
+        digest.update(name.encode() + routes[name].astype(np.int64).tobytes())
+    return digest.digest()

@@ -24,7 +24,7 @@ from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.metrics import cosine, psnr_db, relative_error, top_agreement
 from debiexport.names import LOGITS
 from debiexport.parity_inputs import ParityImage
-from debiexport.routes import are_valid, as_routes, compare_routes, route_gaps
+from debiexport.routes import as_routes, compare_routes, forceable, route_gaps
 from debiexport.runtimes.base import Array, Arrays, Runtime
 from debiexport.signature import IMAGES
 
@@ -57,7 +57,7 @@ class OutputParity:
     top5_agreement: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in vars(self).items()}
+        return {key: json_value(value) for key, value in vars(self).items()}
 
     def __str__(self) -> str:
         text = (
@@ -123,7 +123,7 @@ class BlockParity:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in vars(self).items()}
+        return {key: json_value(value) for key, value in vars(self).items()}
 
     def __str__(self) -> str:
         if not self.chooses:
@@ -179,8 +179,8 @@ class ParityReport:
             "ok": self.ok,
             "method": self.method,
             "precision": self.precision,
-            "noise_floor": _plain(self.noise_floor),
-            "tolerance": _plain(self.tolerance),
+            "noise_floor": json_value(self.noise_floor),
+            "tolerance": json_value(self.tolerance),
             "outputs": [output.to_dict() for output in self.outputs],
             "routes": [block.to_dict() for block in self.blocks],
             "failures": self.failures,
@@ -194,7 +194,7 @@ class ParityReport:
         return f"parity holds: relative error {worst:.1e}, tolerance {self.tolerance:.1e}"
 
 
-def _plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A JSON value: six significant digits, and None for what JSON has no number for."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
@@ -313,7 +313,7 @@ def judge(
             inside = runtime.run({IMAGES: stacked}, taps)
             for i, image in enumerate(group):
                 routes = {a.name: as_routes(inside[a.site.routes][i : i + 1], a) for a in choosing}
-                safe = {a.name: _safe(routes[a.name], a) for a in choosing}
+                safe = {a.name: forceable(routes[a.name], a) for a in choosing}
                 answer = oracle.forced(image.tensor, safe)
                 for name, output in answer.outputs.items():
                     floor = max(floor, relative_error(output, answer.wide_outputs[name]))
@@ -342,12 +342,6 @@ def index_groups(count: int, batch: int) -> list[list[int]]:
     """Indices of full batches that hold every image, wrapping round."""
     starts = range(0, count, batch)
     return [[(start + i) % count for i in range(batch)] for start in starts]
-
-
-def _safe(routes: Array, geometry: AttentionGeometry) -> Array:
-    """Routes that can be forced: invalid rows, which are counted as wrong, become the first k regions."""
-    valid = are_valid(routes, geometry)
-    return np.where(valid[..., None], routes, np.arange(geometry.top_k))
 
 
 def _judged(image: ParityImage, answer: Answer, routes: Arrays, choosing: Sequence[AttentionGeometry]) -> JudgedImage:

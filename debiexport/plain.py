@@ -27,7 +27,7 @@ from debiexport.names import routed_sites
 from debiexport.reference import bra, dbra
 from debiexport.reference.network import ReferenceNetwork
 from debiexport.reference.trace import Trace
-from debiexport.targets.onnx import _quiet as quiet_exporter
+from debiexport.targets.quiet import quiet_exporter
 
 OPSET = 20
 _ROOT = "network"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from debiexport.bundle import Bundle, is_unverified, open_bundle
-from debiexport.errors import UsageError
+from debiexport.errors import ImageError, UsageError
 from debiexport.metrics import top_classes
 from debiexport.names import LOGITS
-from debiexport.preprocess import load_batch
+from debiexport.preprocess import load_image
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array, Runtime
 from debiexport.signature import IMAGES
@@ -51,36 +51,71 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ImageFailure:
+    """A file that could not be used: its path, one line that says why, and the exit code of that error."""
+
+    image: str
+    reason: str
+    exit_code: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"image": self.image, "reason": self.reason}
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of the images, and warnings."""
+    """Predictions in the order of the images, warnings, and the images that could not be used."""
 
     predictions: tuple[Prediction, ...]
     notes: tuple[str, ...]
+    failures: tuple[ImageFailure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"predictions": [p.to_dict() for p in self.predictions], "notes": list(self.notes)}
+        return {
+            "predictions": [p.to_dict() for p in self.predictions],
+            "notes": list(self.notes),
+            "failures": [f.to_dict() for f in self.failures],
+        }
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self.predictions))
+        return "; ".join(map(str, [*self.predictions, *self.failures]))
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of images whose class is the best, or among the five best."""
+    """Shares of images whose class is the best, or among the five best.
+
+    `skipped` are files that could not be used; neither `images` nor the shares count them.
+    """
 
     images: int
     top1: float
     top5: float
+    skipped: tuple[ImageFailure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"images": self.images, "top1": float(f"{self.top1:.6g}"), "top5": float(f"{self.top5:.6g}")}
+        return {
+            "images": self.images,
+            "top1": float(f"{self.top1:.6g}"),
+            "top5": float(f"{self.top5:.6g}"),
+            "skipped": [failure.to_dict() for failure in self.skipped],
+        }
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.images} images"
+        text = f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.images} images"
+        return f"{text}, skipped {len(self.skipped)}" if self.skipped else text
 
 
 def predict(
-    bundle: str | Path | Bundle, images: Sequence[str | Path], *, top: int = 5, threads: int | None = None
+    bundle: str | Path | Bundle,
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    threads: int | None = None,
+    keep_going: bool = False,
 ) -> PredictResult:
     """Classify image files with the card's preprocessing.
 
@@ -89,6 +124,8 @@ def predict(
         images: files that pillow reads.
         top: classes per image.
         threads: of the runtime; None lets it choose.
+        keep_going: list files that cannot be used in the result's `failures`, and predict the others; otherwise the
+            first one is raised.
 
     Raises:
         UsageError: no images, `top` below 1, a file that does not exist, or a bundle without classes.
@@ -106,10 +143,13 @@ def predict(
     notes = weight_notes(opened)
     if is_unverified(opened):
         notes.append(f"{opened.path} lost parity when it was exported: do not rely on these predictions")
-    logits = np.concatenate(list(_logits(opened, opened.runtime(threads), list(images))))
-    return PredictResult(
-        tuple(_prediction(str(path), row, opened, top) for path, row in zip(images, logits, strict=True)), tuple(notes)
-    )
+    failures: list[ImageFailure] = []
+    predictions = [
+        _prediction(str(images[position]), row, opened, top)
+        for positions, logits in _logits(opened, opened.runtime(threads), images, failures if keep_going else None)
+        for position, row in zip(positions, logits, strict=True)
+    ]
+    return PredictResult(tuple(predictions), tuple(notes), tuple(failures))
 
 
 def weight_notes(bundle: Bundle) -> list[str]:
@@ -124,23 +164,27 @@ def evaluate(
 ) -> Accuracy:
     """Accuracy on a folder of class folders.
 
-    A class folder is named by a label of the bundle, or, if the bundle has no labels, by a class index.
+    A class folder is named by a label of the bundle, or, if the bundle has no labels, by a class index. Files
+    that cannot be used are left out and listed in the result's `skipped`.
 
     Raises:
         UsageError: no such folder, no images in it, a class folder that names no class, or a bundle without
             classes.
-        ImageError: a file is not an image.
+        ImageError: not one of the files is an image.
     """
     files, classes = labelled_files(bundle, Path(folder))
     progress(f"measuring accuracy on {len(files)} images of {folder}")
     hits1 = hits5 = done = 0
-    for logits in _logits(bundle, bundle.runtime(threads), files):
-        wanted = np.array(classes[done : done + len(logits)])[:, None]
+    skipped: list[ImageFailure] = []
+    for positions, logits in _logits(bundle, bundle.runtime(threads), files, skipped):
+        wanted = np.array([classes[position] for position in positions])[:, None]
         best = top_classes(logits, 5)
         hits1 += int((best[:, :1] == wanted).sum())
         hits5 += int((best == wanted).sum())
         done += len(logits)
-    return Accuracy(done, hits1 / done, hits5 / done)
+    if not done:
+        raise ImageError(f"--eval {folder}: not one of its {len(files)} files can be used; the first: {skipped[0]}")
+    return Accuracy(done, hits1 / done, hits5 / done, tuple(skipped))
 
 
 def require_classes(bundle: Bundle, asked: str) -> int:
@@ -155,16 +199,29 @@ def require_classes(bundle: Bundle, asked: str) -> int:
     return count
 
 
-def _logits(bundle: Bundle, runtime: Runtime, files: Sequence[str | Path]) -> Iterator[Array]:
-    """Logits of the files in order, in batches that the artifact takes; a short last batch is filled up."""
+def _logits(
+    bundle: Bundle, runtime: Runtime, files: Sequence[str | Path], failures: list[ImageFailure] | None
+) -> Iterator[tuple[list[int], Array]]:
+    """Positions of files and their logits, in batches that the artifact takes; a short last batch is filled up.
+
+    A file that cannot be used is left out and appended to `failures`; where that is None, it is raised.
+    """
     manifest = bundle.manifest
     batch = runtime.batch or EVALUATION_BATCH
-    for start in range(0, len(files), batch):
-        group = files[start : start + batch]
-        images = load_batch(group, manifest.card.preprocessing, manifest.image_size, manifest.input)
-        if runtime.batch:
-            images = np.concatenate([images, np.repeat(images[-1:], batch - len(group), axis=0)])
-        yield runtime.run({IMAGES: images})[LOGITS][: len(group)]
+    positions: list[int] = []
+    images: list[Array] = []
+    for position, file in enumerate(files):
+        try:
+            images.append(load_image(file, manifest.card.preprocessing, manifest.image_size, manifest.input))
+            positions.append(position)
+        except (ImageError, UsageError) as error:
+            if failures is None:
+                raise
+            failures.append(ImageFailure(str(file), str(error), error.exit_code))
+        if images and (len(images) == batch or position == len(files) - 1):
+            filled = images + images[-1:] * ((runtime.batch or 0) - len(images))
+            yield positions, runtime.run({IMAGES: np.stack(filled)})[LOGITS][: len(images)]
+            positions, images = [], []
 
 
 def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Prediction:

@@ -25,6 +25,7 @@ import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,15 +224,16 @@ def load_batch(
     """
     if not paths:
         raise UsageError("no images were given: give the path of at least one")
-    pixels = [_load(path, preprocessing, image_size) for path in paths]
-    if input == UINT8:
-        return np.stack(pixels)
-    return np.stack([normalise(image, preprocessing) for image in pixels])
+    return np.stack([load_image(path, preprocessing, image_size, input) for path in paths])
 
 
-def _load(path: str | Path, preprocessing: Preprocessing, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def load_image(
+    path: str | Path, preprocessing: Preprocessing, image_size: tuple[int, int], input: str = NORMALIZED
+) -> npt.NDArray[Any]:
+    """One image file in the form that the network takes, without the batch; see `load_batch`."""
     image = read_image(path)
     try:
-        return resize_and_crop(image, preprocessing, image_size)
+        pixels = resize_and_crop(image, preprocessing, image_size)
     except ImageError as error:
         raise ImageError(f"{str(path)!r}: {error}") from error
+    return pixels if input == UINT8 else normalise(pixels, preprocessing)

@@ -41,7 +41,8 @@ def as_routes(tensor: Array, geometry: AttentionGeometry) -> Array:
     does not choose exactly k, the routes are made invalid.
     """
     if not np.issubdtype(tensor.dtype, np.floating):
-        return tensor
+        k = geometry.top_k
+        return tensor if tensor.shape[-1] == k else np.full((*tensor.shape[:-1], k), -1)
     chosen = tensor > 0.5
     routes = np.argsort(~chosen, axis=-1, kind="stable")[..., : geometry.top_k]
     return np.where((chosen.sum(-1) == geometry.top_k)[..., None], routes, -1)
@@ -65,6 +66,12 @@ def are_valid(routes: Array, geometry: AttentionGeometry) -> Array:
     inside = (ordered[..., 0] >= 0) & (ordered[..., -1] < geometry.region_count)
     distinct = (np.diff(ordered, axis=-1) != 0).all(-1)
     return np.asarray(inside & distinct)
+
+
+def forceable(routes: Array, geometry: AttentionGeometry) -> Array:
+    """Routes (N, R, k) that can be forced: invalid rows, which are counted as wrong, become the first k regions."""
+    valid = are_valid(routes, geometry)
+    return np.where(valid[..., None], routes, np.arange(geometry.top_k))
 
 
 def top_k_routes(affinity: Array, k: int) -> Array:

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from debiexport import environment
-from debiexport.bench import contention
-from debiexport.bench.contention import Snapshot, compare, take_snapshot
+from debiexport.bench import counters
+from debiexport.bench.contention import compare
+from debiexport.bench.counters import Snapshot, take_snapshot
 from debiexport.environment import describe_environment
 
 QUIET = Snapshot(100.0, 50.0, 1000, 200_000, 0.5, 300)
@@ -57,8 +58,8 @@ def test_each_limit(changes: dict[str, float], words: str) -> None:
 
 
 def test_what_cannot_be_read_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contention, "_load", lambda: None)
-    monkeypatch.setattr(contention, "_switches", lambda: None)
+    monkeypatch.setattr(counters, "_load", lambda: None)
+    monkeypatch.setattr(counters, "_switches", lambda: None)
     nothing = take_snapshot(tmp_path)
     assert (nothing.pressure_s, nothing.steal_ticks, nothing.load) == (None, None, None)
     found = compare(nothing, nothing, cpus=None)

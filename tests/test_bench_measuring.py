@@ -124,6 +124,34 @@ def test_other_inputs_and_outputs(fixture: str, opponent: str, request: pytest.F
     assert "top-1 agreement" in result.report()
 
 
+@pytest.mark.usefixtures("instant")
+def test_session_options_are_the_bundles_own(
+    dynamic_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle is timed, profiled and weighed with its options, its opponent with ONNX Runtime's defaults."""
+    data = json.loads((dynamic_bundle / MANIFEST).read_text())
+    data["session_options"] = {"memory_pattern": False, "entries": {"session.intra_op.allow_spinning": "0"}}
+    (dynamic_bundle / MANIFEST).write_text(json.dumps(data))
+    weighed: list[Spec] = []
+    monkeypatch.setattr(measuring, "peak_memory", lambda spec, example: weighed.append(spec))
+    opened: list[tuple[str, bool]] = []
+    real = onnxruntime.InferenceSession
+
+    def session(model: Any, options: Any, providers: Any) -> Any:
+        opened.append(("profile" if options.enable_profiling else "run", options.enable_mem_pattern))
+        return real(model, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert run(["bench", str(dynamic_bundle), "--against", "plain", "--profile", "--threads", "1", "--json", "-q"]) == 0
+    bundle, plain = json.loads(capsys.readouterr().out)["subjects"]
+    assert bundle["options"]["entries"] == {"session.intra_op.allow_spinning": "0"}
+    assert (bundle["options"]["memory_pattern"], plain["options"]["memory_pattern"]) == (False, True)
+    assert plain["options"]["entries"] == {}
+    assert [(kind, pattern) for kind, pattern in opened if kind == "profile"] == [("profile", False), ("profile", True)]
+    assert [Spec(**json.loads(json.dumps(spec.to_dict()))) for spec in weighed] == weighed
+    assert [spec.session.get("memory_pattern", True) for spec in weighed] == [False, True]
+
+
 def test_a_real_measurement(dynamic_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Too short to converge, and it says so."""
     assert run(["bench", str(dynamic_bundle), *SHORT, "--json", "-q"]) == 0
@@ -181,6 +209,7 @@ def test_names_stay_unique() -> None:
         ("--checkpoint nowhere.pth", 2, "nowhere.pth"),
         ("--json-file nowhere/out.json", 2, "--json-file nowhere/out.json cannot be written"),
         ("--json-file .", 2, "it is a folder"),
+        ("--json-file /proc/debiexport.json", 2, "--json-file /proc/debiexport.json cannot be written"),
         ("nowhere", 2, "no bundle at nowhere"),
     ],
 )
@@ -247,11 +276,13 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert path.read_text() == "kept"
 
 
-def test_weights_that_are_not_at_hand(dynamic_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("opponent", ["plain", "eager"])
+def test_weights_that_are_not_at_hand(dynamic_bundle: Path, opponent: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads((dynamic_bundle / MANIFEST).read_text())
     data["checkpoint"] = {"description": "mine.pth", "sha256": "ab" * 32}
     (dynamic_bundle / MANIFEST).write_text(json.dumps(data))
-    refused([str(dynamic_bundle), "--against", "plain"], 2, "give --checkpoint", capsys)
+    words = f"--against {opponent} needs the weights of mine.pth, which are not in the bundle: give --checkpoint"
+    refused([str(dynamic_bundle), "--against", opponent], 2, words, capsys)
 
 
 def test_opponents_of_different_networks(
@@ -273,12 +304,16 @@ def test_batches_that_differ(static_bundle: Path, tmp_path: Path, capsys: pytest
     refused([str(static_bundle), str(other)], 2, "compare bundles of one batch", capsys)
 
 
-@pytest.mark.parametrize("package", ["torch", "openvino"])
+@pytest.mark.parametrize(("opponent", "package"), [("eager", "torch"), ("openvino", "torch"), ("openvino", "openvino")])
 def test_missing_packages(
-    dynamic_bundle: Path, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dynamic_bundle: Path,
+    opponent: str,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("debiexport.extras.find_spec", lambda name: None if name == package else object())
-    refused([str(dynamic_bundle), "--against", "openvino"], 5, f"needs {package}", capsys)
+    refused([str(dynamic_bundle), "--against", opponent], 5, f"needs {package}", capsys)
 
 
 # ------------------------------------------------------------------------------- the provider

@@ -63,6 +63,15 @@ def test_another_form_is_refused(plain: onnx.ModelProto, tiny_bi_card: Card) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_the_bias_is_exported_in_one_piece(
+    plain: onnx.ModelProto, tiny_card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the map: the reference computes it piece by piece only where it is run."""
+    monkeypatch.setattr("debiexport.reference.dbra.MAX_BIAS_BYTES", 1)
+    again = export_plain(build_reference(random_checkpoint(tiny_card), (64, 64)), 2)
+    assert [node.op_type for node in again.graph.node] == [node.op_type for node in plain.graph.node]
+
+
 def test_histogram_of_debi_t() -> None:
     """14 routed attentions, 8 of them DBRA."""
     nodes = [onnx.helper.make_node(op, ["x"], ["y"]) for op in ["GatherElements", "Expand"] * 28 + ["GridSample"] * 16]

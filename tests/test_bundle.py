@@ -49,6 +49,14 @@ def test_open(dynamic_bundle: Path) -> None:
     assert not is_unverified(bundle)
 
 
+def test_the_model_is_run_with_the_manifests_session_options(dynamic_bundle: Path) -> None:
+    options = {"graph_optimization_level": "extended", "entries": {"session.intra_op.allow_spinning": "0"}}
+    rehash(dynamic_bundle, lambda data: data.update(session_options=options))
+    found = open_bundle(dynamic_bundle).runtime(1).options
+    assert {key: found[key] for key in options} == options
+    assert (found["intra_op_num_threads"], found["memory_arena"]) == (1, True)
+
+
 def test_open_static(static_bundle: Path) -> None:
     assert open_bundle(static_bundle).runtime(1).batch == 3
 

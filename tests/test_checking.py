@@ -17,7 +17,7 @@ from PIL import Image
 
 from debiexport import checking
 from debiexport.bundle import sha256_of
-from debiexport.cards import Card
+from debiexport.cards import Card, shipped_checkpoint
 from debiexport.checking import CheckFailed, check
 from debiexport.checkpoint import random_checkpoint
 from debiexport.errors import BundleError, CheckpointError, MissingDependencyError, UsageError
@@ -150,6 +150,11 @@ def test_accuracy(dynamic_bundle: Path, tmp_path: Path) -> None:
     assert result.accuracy is not None
     assert result.accuracy.images == 1
     assert "top-1" in str(result)
+    (tmp_path / "eval" / "0" / "b.png").write_text("no image")
+    again = check(dynamic_bundle, evaluate_on=tmp_path / "eval")
+    assert again.parity.ok and again.accuracy is not None
+    assert (again.accuracy.images, len(again.accuracy.skipped)) == (1, 1)
+    assert str(again).endswith("of 1 images, skipped 1")
 
 
 # -------------------------------------------------------------------------------------------- lost
@@ -200,10 +205,26 @@ def test_checkpoint_that_is_not_there(dynamic_bundle: Path, tmp_path: Path) -> N
         check(dynamic_bundle, tmp_path / "nowhere.pth")
 
 
-def test_checkpoint_of_another_network(dynamic_bundle: Path, tiny_bi_card: Card, tmp_path: Path) -> None:
+def test_checkpoint_of_another_network(
+    dynamic_bundle: Path, tiny_bi_card: Card, tmp_path: Path, one_line: OneLine
+) -> None:
     torch.save(random_checkpoint(tiny_bi_card).state, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match=r"does not fit tiny_debi: .*: leave the checkpoint out$") as caught:
         check(dynamic_bundle, tmp_path / "other.pth")
+    assert "--model" not in one_line(caught.value)
+
+
+def test_checkpoint_of_a_shipped_network(dynamic_bundle: Path, one_line: OneLine) -> None:
+    """The advice is for `check`, which has no --model."""
+    data = json.loads((dynamic_bundle / MANIFEST).read_text())
+    data["checkpoint"] = {"description": "mine.pth", "sha256": "0" * 64}
+    (dynamic_bundle / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="does not fit tiny_debi") as caught:
+        check(dynamic_bundle, shipped_checkpoint("debi_nano"))
+    message = one_line(caught.value)
+    assert message.endswith(
+        "; this looks like debi_nano: give the checkpoint that the bundle was exported from, mine.pth"
+    )
 
 
 def test_checkpoint_with_other_classes(

@@ -31,6 +31,7 @@ from debiexport import checkpoint, unpickle
 from debiexport.cards import Card, card_names, load_card, parse_card
 from debiexport.checkpoint import Checkpoint, random_checkpoint, read_checkpoint
 from debiexport.errors import CheckpointError, DebiexportError, UsageError
+from debiexport.fitting import check_fit
 from debiexport.spec import is_counter, state_dict_spec
 
 State = dict[str, torch.Tensor]
@@ -495,7 +496,14 @@ def test_damage_anywhere_is_refused_or_harmless(zipped: bool, tmp_path: Path) ->
         (argparse.Namespace(a=1), "holds an object"),
         ({}, "no tensors"),
         ({"epoch": 1, "net": {"a": torch.ones(1)}}, "its keys: epoch, net"),
-        ({"model": {}}, "no tensors"),
+        ({"model": {}}, "no tensors in 'model', where weights are looked for (it is empty): give a state dict"),
+        (
+            {"model": {"epoch": 3, "arch": "debi"}, "model_ema": STATE, "epoch": 3},
+            "no tensors in 'model', where weights are looked for (its keys: epoch, arch), there are in 'model_ema'"
+            f" ({len(STATE)}): save the one that is meant under 'model'",
+        ),
+        ({"model_ema": {"module": STATE, "decay": 0.9}}, "no tensors in 'model_ema', where"),
+        ({"net": STATE, 3: {"a": torch.ones(1)}}, f"there are in 'net' ({len(STATE)}), 'a int' (1): save"),
         ({"model": argparse.Namespace()}, "its keys: model"),
         ({(1, 2): 3, 4: 5}, "its keys: a tuple, a int"),
         ({3: torch.ones(1)}, "has a int as a key"),
@@ -659,15 +667,19 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (changed(norm__weight=None), ["1 key missing (norm.weight)", "does not fit tiny"]),
+        (changed(norm__weight=None), ["does not fit tiny: key norm.weight is missing; give"]),
         (changed(head__weight=None, head__bias=None), ["2 keys missing (head.weight, head.bias)"]),
-        (changed(head__bias=torch.ones(4)), ["1 key of another shape (head.bias (4,) instead of (5,))"]),
-        (changed(head__weight=torch.ones(5, 9)), ["head.weight (5, 9) instead of (5, 16)"]),
-        (changed(head__weight=torch.ones(5, 16, 1, 1)), ["head.weight (5, 16, 1, 1) instead of (5, 16)"]),
+        (changed(head__bias=torch.ones(4)), ["key head.bias is (4,) instead of (5,); give"]),
+        (changed(head__weight=torch.ones(5, 9)), ["key head.weight is (5, 9) instead of (5, 16)"]),
+        (changed(head__weight=torch.ones(5, 16, 1, 1)), ["head.weight is (5, 16, 1, 1) instead of (5, 16)"]),
         (changed(head__weight=torch.ones(0, 16)), ["0 classes in head.weight"]),
-        (changed(extra__weight=torch.ones(1)), ["1 key unexpected (extra.weight)"]),
-        (changed(norm__weight=None, extra=torch.ones(1)), ["1 key missing (norm.weight), 1 key unexpected (extra)"]),
-        ({"a\nb\x1b[0m" * 50: torch.ones(1)}, ["1 key unexpected (a?b?[0m", "…"]),
+        (
+            changed(head__weight=torch.ones(5, 9), norm__bias=torch.ones(3)),
+            ["2 keys of another shape (norm.bias (3,) instead of (16,), head.weight (5, 9) instead of (5, 16))"],
+        ),
+        (changed(extra__weight=torch.ones(1)), ["key extra.weight is unexpected; give"]),
+        (changed(norm__weight=None, extra=torch.ones(1)), ["key norm.weight is missing, key extra is unexpected"]),
+        ({"a\nb\x1b[0m" * 50: torch.ones(1)}, ["key a?b?[0m", "… is unexpected"]),
         ({f"x{i}": torch.ones(1) for i in range(7)}, ["7 keys unexpected (x0, x1, x2, x3, x4, …)"]),
         ({"backbone.norm.weight": torch.ones(16), "decode_head.x": torch.ones(1)}, ["left out", "(decode_head.x)"]),
         ({**prefixed("module."), "x": torch.ones(1)}, ["missing (downsample_layers.0.0.weight,"]),
@@ -691,7 +703,7 @@ def test_the_card_that_fits_is_named(name: str, counters: bool) -> None:
     advice = f"this looks like {' or '.join(names)}: use --model {' or --model '.join(names)}"
     state = {k: torch.empty(s, device="meta") for k, s in spec.items() if counters or not is_counter(k)}
     with pytest.raises(CheckpointError, match=f"{advice}$"):
-        checkpoint._check_fit(state, replace(CARD, num_classes=12), [], "w.pth")
+        check_fit({k: tuple(t.shape) for k, t in state.items()}, replace(CARD, num_classes=12), "w.pth")
 
 
 def test_the_card_that_fits_is_named_from_a_file(tmp_path: Path) -> None:
@@ -700,6 +712,36 @@ def test_the_card_that_fits_is_named_from_a_file(tmp_path: Path) -> None:
     assert "this looks like debi_t: use --model debi_t" in refusal(tmp_path / "w.pth")
     safetensors.torch.save_file({k: v for k, v in STATE.items() if k != QKV}, tmp_path / "w.safetensors")
     assert refusal(tmp_path / "w.safetensors").endswith("; give the model that it is of")
+
+
+def test_advice_where_the_card_is_a_bundles(tmp_path: Path) -> None:
+    """There is no other card to choose then, only another file."""
+    state = {key: torch.zeros(()).expand(shape) for key, shape in state_dict_spec(load_card("debi_t")).items()}
+    torch.save(state, tmp_path / "w.pth")
+    message = refusal(tmp_path / "w.pth", exported_from="mine.pth")
+    advice = "give the checkpoint that the bundle was exported from, mine.pth"
+    assert message.endswith(f"; this looks like debi_t: {advice}")
+    torch.save(changed(norm__weight=None), tmp_path / "w.pth")
+    message = refusal(tmp_path / "w.pth", exported_from="mine.pth")
+    assert message.endswith(f": key norm.weight is missing; {advice}")
+    assert "--model" not in message
+    message = refusal(tmp_path / "w.pth", exported_from="random, seed 0")
+    assert message.endswith("; the bundle's weights are random, seed 0: leave the checkpoint out")
+
+
+def test_a_card_of_ones_own_under_a_shipped_name() -> None:
+    """It is not told to use the card that it says that it is."""
+    shipped = load_card("debi_t")
+    wider = tuple(replace(stage, channels=2 * stage.channels) for stage in shipped.stages)
+    mine, other = replace(shipped, stages=wider), replace(shipped, stages=wider, name="mine")
+    shapes = state_dict_spec(shipped)
+    with pytest.raises(CheckpointError, match="does not fit your own card debi_t, which is not the shipped one: ") as e:
+        check_fit(shapes, mine, "w.pth")
+    assert str(e.value).endswith("; it fits the shipped card debi_t: use --model debi_t, or compare your card with it")
+    with pytest.raises(CheckpointError, match=r"does not fit mine: .*; this looks like debi_t: use --model debi_t$"):
+        check_fit(shapes, other, "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth does not fit debi_t: key norm\.bias is missing; give the model"):
+        check_fit({key: shape for key, shape in shapes.items() if key != "norm.bias"}, shipped, "w.pth")
 
 
 # --------------------------------------------------------------------------------- dense backbones

@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import tiny_seg_toml
 from PIL import Image
+from test_checking import corrupt
 
 from debiexport import __version__
 from debiexport.cards import Card, card_names
@@ -118,7 +119,10 @@ def refused(arguments: list[str], code: int, words: str, tmp_path: Path, capsys:
         ("--regions 1", 2, "--regions"),
         ("--regions 65", 2, "--regions"),
         ("--num-classes 0", 2, "--num-classes"),
-        ("--lowering magic", 2, "'magic'"),
+        ("--lowering magic", 2, "--lowering is 'magic': give one of cpu, gather, dense, grid_sample"),
+        ("--lowering magic=masked", 2, "'magic=masked': give slot=NAME once for slots of routing, sampling"),
+        ("--lowering routing=", 2, "'routing='"),
+        ("--lowering bias=hat,bias=hat", 2, "'bias=hat'"),
         ("--input float16", 2, "'float16'"),
         ("--labels nowhere.txt", 2, "nowhere.txt"),
         ("--output /proc/debiexport", 2, "cannot be written"),
@@ -130,6 +134,32 @@ def test_bad_options(
     options: str, code: int, words: str, tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(["onnx", "--model", str(tiny_card_file), *options.split()], code, words, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("lowering", "words"),
+    [
+        ("routing=magic", "no implementation 'magic' of the slot routing: there are "),
+        ("dense", "routing=dense does not serve stage1.block1.attn1: it has too many regions; choose "),
+        ("routing=dense", "routing=dense does not serve stage1.block1.attn1: it has too many regions; choose "),
+    ],
+)
+def test_lowerings_that_are_refused_where_they_are_built(
+    lowering: str,
+    words: str,
+    tiny_card_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from debiexport.static.ops.routing.dense import DenseRouting
+
+    monkeypatch.setattr(DenseRouting, "supports", staticmethod(lambda geometry: "it has too many regions"))
+    assert run(["onnx", "--model", str(tiny_card_file), "--image-size", "64", "--lowering", lowering]) == 2
+    said = capsys.readouterr()
+    (line,) = errors(said.err)
+    assert words in line
+    assert said.out == ""
+    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -313,6 +343,18 @@ def test_bad_bundles(
     refused([command, str(bundle), *([str(image)] * (command == "predict"))], code, words, tmp_path, capsys)
 
 
+@pytest.mark.parametrize("command", ["check", "predict", "bench"])
+def test_session_options_that_are_not_allowed(
+    command: str, dynamic_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = dynamic_bundle / "manifest.json"
+    data = json.loads(path.read_text())
+    data["session_options"]["profile_file_prefix"] = str(tmp_path / "written")
+    path.write_text(json.dumps(data))
+    arguments = [command, str(dynamic_bundle), *([str(image)] * (command == "predict"))]
+    refused(arguments, 4, "session_options has 'profile_file_prefix'", tmp_path, capsys)
+
+
 def _bomb(path: Path) -> None:
     """A PNG of a few bytes that says that it is 60000 pixels wide and high."""
 
@@ -347,8 +389,11 @@ def test_bad_images(
         (["predict", "BUNDLE", "IMAGE", "--top", "0"], "--top"),
         (["predict", "BUNDLE", "IMAGE", "--top", "x"], "--top"),
         (["predict", "BUNDLE", "IMAGE", "--threads", "0"], "--threads"),
+        (["predict", "BUNDLE", "IMAGE", "--batch", "2"], "No such option: --batch"),
         (["check", "BUNDLE", "--threads", "-1"], "--threads"),
         (["check", "BUNDLE", "--eval", "nowhere"], "--eval"),
+        (["check", "BUNDLE", "--eval", "nowhere", "--bisect"], "give one of them"),
+        (["check", "BUNDLE", "--bisect", "--threads", "0"], "--threads"),
         (["check", "BUNDLE", "--checkpoint", "nowhere.pth"], "nowhere.pth"),
         (["check"], "BUNDLE"),
         (["frobnicate"], "frobnicate"),
@@ -402,6 +447,40 @@ def test_check(dynamic_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said.err == f"note: the weights of {dynamic_bundle} are random, seed 0: its outputs mean nothing\n"
 
 
+def test_bisect(micro_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is off, then one bias is: told for people and for programs."""
+    bundle = tmp_path / "bundle"
+    assert run(["onnx", "--model", str(micro_card_file), "--image-size", "64", "--output", str(bundle), "-q"]) == 0
+    capsys.readouterr()
+    assert run(["check", str(bundle), "--bisect", "--json", "--quiet", "--threads", "1"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["parity"]["ok"] is True
+    assert data["first"] is data["operation"] is None
+    assert run(["check", str(bundle), "--bisect", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert "leaves its tolerance; the worst: " in said.out
+    assert said.out.splitlines()[-1].startswith("parity holds")
+
+    corrupt(bundle, tensor="stage2.block1.mlp.linear1.bias", factor=1.5)
+    assert run(["check", str(bundle), "--bisect"]) == 3
+    said = capsys.readouterr()
+    assert "  stage2.block1.mlp (N, 16, 8, 8): error" in said.out
+    assert "  stage2.block1.mlp.linear1.bias differs in " in said.out
+    assert said.out.splitlines()[-1].startswith("parity is lost")
+    (line,) = errors(said.err)
+    assert "first off at stage2.block1.mlp, operation stage2.block1.mlp.linear1/" in line
+    assert "comparing operation by operation" in said.err
+
+    assert run(["check", str(bundle), "--bisect", "--json"]) == 3
+    said = capsys.readouterr()
+    (text,) = said.out.splitlines()
+    data = json.loads(text)
+    assert data["exit_code"] == 3
+    assert errors(said.err) == [f"error: {data['error']}"] == [line]
+    assert data["first"]["name"] == "stage2.block1.mlp"
+    assert data["operation"]["differences"][0].startswith("stage2.block1.mlp.linear1.bias differs in ")
+
+
 def test_lost_parity_is_told_in_full(
     dynamic_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +501,63 @@ def test_predict(dynamic_bundle: Path, image: Path, capsys: pytest.CaptureFixtur
     assert run(["predict", str(dynamic_bundle), str(image), "--json", "--threads", "1"]) == 0
     (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
     assert len(prediction["classes"]) == 5
+
+
+def test_predict_with_bad_images_among_good_ones(
+    dynamic_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The good ones are on stdout as without the bad ones; the bad ones are errors, and decide the exit code."""
+    text, nowhere = tmp_path / "text.png", tmp_path / "nowhere.png"
+    text.write_text("no image")
+    assert run(["predict", str(dynamic_bundle), str(image), str(image)]) == 0
+    good = capsys.readouterr().out
+    assert run(["predict", str(dynamic_bundle), str(text), str(image), str(nowhere), str(image)]) == 4
+    said = capsys.readouterr()
+    assert said.out == good
+    first, second = errors(said.err)
+    assert f"'{text}' is not an image" in first and f"no file '{nowhere}'" in second
+    assert run(["predict", str(dynamic_bundle), str(nowhere), str(image)]) == 2
+    capsys.readouterr()
+
+    assert run(["predict", str(dynamic_bundle), str(text), str(image), str(nowhere), "--json"]) == 4
+    said = capsys.readouterr()
+    (line,) = said.out.splitlines()
+    data = json.loads(line)
+    assert [entry["image"] for entry in data["predictions"]] == [str(image)]
+    assert [entry["image"] for entry in data["failures"]] == [str(text), str(nowhere)]
+    assert [f"error: {entry['reason']}" for entry in data["failures"]] == errors(said.err)
+    assert data["exit_code"] == 4
+    assert data["error"] == f"2 images could not be used; the first: {data['failures'][0]['reason']}"
+
+
+def test_predict_with_nothing_but_bad_images(
+    dynamic_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(dynamic_bundle), "a.png", "b.png"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(errors(said.err)) == 2
+
+
+def test_accuracy_over_a_folder_with_a_bad_image(
+    dynamic_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured on the others, and nobody takes it for the accuracy on all."""
+    folder = tmp_path / "eval" / "0"
+    folder.mkdir(parents=True)
+    shutil.copy(image, folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    arguments = ["check", str(dynamic_bundle), "--eval", str(folder.parent), "-q"]
+    assert run(arguments) == 4
+    said = capsys.readouterr()
+    assert "parity holds" in said.out
+    assert said.out.splitlines()[-1].endswith("of 1 images, skipped 1")
+    (line,) = errors(said.err)
+    assert f"'{folder / 'b.png'}' is not an image" in line
+    assert run([*arguments, "--json"]) == 4
+    data = json.loads(capsys.readouterr().out)
+    assert (data["parity"]["ok"], data["exit_code"], f"error: {data['error']}") == (True, 4, line)
+    assert [entry["image"] for entry in data["accuracy"]["skipped"]] == [str(folder / "b.png")]
 
 
 def test_predict_warns_of_unverified_bundles(
@@ -457,7 +593,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"debiexport {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["onnx"], ["check"], ["predict"], ["models"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["onnx"], ["check"], ["predict"], ["bench"], ["models"], ["doctor"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command, "--help"]) == 0
     said = capsys.readouterr()

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from debiexport import __version__
+from debiexport import __version__, export, parity
 from debiexport.bundle import is_unverified, open_bundle, sha256_of
 from debiexport.cards import Card
 from debiexport.checkpoint import random_checkpoint
@@ -27,6 +28,8 @@ from debiexport.geometry import Geometry
 from debiexport.manifest import MANIFEST
 from debiexport.prediction import predict
 from debiexport.preprocess import preprocess
+from debiexport.runtimes.ort import OrtRuntime
+from debiexport.runtimes.session import RECOMMENDED, SessionOptions
 from debiexport.static import fold
 
 OneLine = Callable[[BaseException], str]
@@ -113,6 +116,27 @@ def test_manifest_says_what_was_asked_for(tuned: ExportResult, micro: Card, weig
     assert manifest.versions["torch"] == torch.__version__
     assert manifest.versions["onnx"] == onnx.__version__
     assert manifest.lowering.name == "cpu"
+
+
+def test_the_recommended_session_options_are_written_and_proven(
+    micro: Card, tuned: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tuned.manifest.session == RECOMMENDED
+    assert json.loads((tuned.path / MANIFEST).read_text())["session_options"] == RECOMMENDED.to_dict()
+    other = SessionOptions(graph_optimization_level="extended", entries={"session.intra_op.allow_spinning": "0"})
+    proven: list[dict[str, object]] = []
+    whole = parity.judge
+
+    def judge(runtime: OrtRuntime, *others: Any) -> Any:
+        proven.append(runtime.options)
+        return whole(runtime, *others)
+
+    monkeypatch.setattr(parity, "judge", judge)
+    monkeypatch.setattr(export, "RECOMMENDED", other)
+    result = export_onnx(micro, image_size=64, output=tmp_path / "out")
+    assert open_bundle(result.path).manifest.session == other
+    ((graph, entries),) = [(options["graph_optimization_level"], options["entries"]) for options in proven]
+    assert (graph, entries) == (other.graph_optimization_level, other.entries)
 
 
 def test_options_are_in_the_routes(tuned: ExportResult) -> None:
@@ -241,7 +265,7 @@ def test_backbone(seg_bundle: Path) -> None:
     assert bundle.manifest.card.num_classes is None
     assert {output["output"] for output in bundle.manifest.parity["outputs"]} <= set(shapes)
     names = [node.name for node in model.graph.node]
-    assert {f"{name}.norm/LayerNormalization" for name in shapes} <= set(names)
+    assert {f"{name}.norm/InstanceNormalization" for name in shapes} <= set(names)
     assert [name for name in names if not _PLACE.fullmatch(name)] == []
 
 

@@ -80,7 +80,9 @@ def test_the_affine_stays_where_the_normed_map_is_padded(tiny_card: Card, size: 
     reference = build_reference(random_checkpoint(tiny_card), size)
     weights = fold_network(reference, Geometry.of(tiny_card, size))
     assert ("norm.weight" in weights.at("stage3.block1.attn1")) == kept
-    assert "norm.weight" in weights.at("stage1.block1.attn2"), "DBRA samples its normed map"
+    dbra = weights.at("stage3.block1.attn2")
+    assert ("norm.weight" in dbra) == kept
+    assert ("samples.weight" in dbra) != kept, "the samples get the affine that the norm lost"
     assert not [key for key in weights if key.endswith("norm2.weight")]
 
 

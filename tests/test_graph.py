@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 
 from debiexport._version import __version__
+from debiexport.graph.duplicates import merge_duplicates
+from debiexport.graph.gathers import shape_gathers
 from debiexport.graph.grid_samples import drop_default_mode
 from debiexport.graph.hats import fuse_hats
 from debiexport.graph.metadata import write_metadata
@@ -183,3 +185,51 @@ def test_the_default_mode_of_grid_sample_goes(mode: str, left: str | None) -> No
     (node,) = model.graph
     assert (node.attributes["mode"].as_string() if "mode" in node.attributes else None) == left
     assert node.attributes["align_corners"].as_int() == 1
+
+
+GATHERS = """
+<ir_version: 10, opset_import: ["" : 20]>
+heads (float[n, 2, 6] x) => (float[n, 2, 2, 3] y, float[n, 12] z, float[n, 2, 2, 3] w)
+<int64[4] rows = {3, 1, 0, 2}, int64[3] tokens = {-1, 4, 3}, int64[4] lead = {-1, 2, 2, 3}, int64[2] flat = {-1, 12}>
+{
+    r = Reshape(x, tokens)
+    g = Gather <axis = 1> (r, rows)
+    y = Reshape(g, lead)
+    s = Gather <axis = 1> (r, rows)
+    t = Reshape(s, lead)
+    z0 = Reshape(s, flat)
+    z = Abs(z0)
+    w = Abs(t)
+}
+"""
+
+
+def test_gathered_rows_come_out_in_their_shape() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(2, 2, 6)
+    wanted = _run(_model(GATHERS), x=x)
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(GATHERS)))
+    shape_gathers(model, [])
+    for got, value in zip(_run(model, x=x), wanted, strict=True):
+        np.testing.assert_array_equal(got, value)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["Reshape"] == 3, "one became the gather; a graph output and a flat view stay"
+    shapes = [tuple(node.inputs[1].shape) for node in model.graph if node.op_type == "Gather"]
+    assert sorted(shapes) == [(2, 2), (4,)]
+
+
+def test_a_gather_that_is_read_as_it_is_stays() -> None:
+    text = GATHERS.replace("t = Reshape(s, lead)", "t = Identity(y)").replace(
+        "z0 = Reshape(s, flat)", "z1 = Abs(s) z0 = Reshape(z1, flat)"
+    )
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
+    shape_gathers(model, [])
+    assert all(node.inputs[1].shape == (4,) for node in model.graph if node.op_type == "Gather")
+
+
+def test_duplicates_are_merged() -> None:
+    model = _model(GATHERS)
+    merge_duplicates(model, [])
+    assert Counter(node.op_type for node in model.graph)["Gather"] == 1
+    x = np.arange(24, dtype=np.float32).reshape(2, 2, 6)
+    for got, value in zip(_run(model, x=x), _run(_model(GATHERS), x=x), strict=True):
+        np.testing.assert_array_equal(got, value)

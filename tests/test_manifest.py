@@ -17,6 +17,7 @@ from debiexport.errors import BundleError
 from debiexport.lowerings import LOWERINGS
 from debiexport.manifest import FORMAT_VERSION, MANIFEST, Artifact, Manifest, read_manifest
 from debiexport.preprocess import preprocess
+from debiexport.runtimes.session import SessionOptions
 from debiexport.signature import TensorSpec
 
 OneLine = Callable[[BaseException], str]
@@ -102,6 +103,42 @@ def test_dynamic_batch(data: dict[str, Any], tmp_path: Path) -> None:
     assert data["artifacts"][0]["batch"] == "dynamic"
     put(tmp_path, data)
     assert read_manifest(tmp_path).artifact("model").batch is None
+
+
+def test_session_options(manifest: Manifest, tmp_path: Path) -> None:
+    options = SessionOptions(memory_pattern=False, entries={"session.dynamic_block_base": "4"})
+    other = replace(manifest, session=options)
+    other.write(tmp_path)
+    assert read_manifest(tmp_path) == other
+    assert json.loads((tmp_path / MANIFEST).read_text())["session_options"] == options.to_dict()
+
+
+def test_bundles_of_before_there_were_session_options(data: dict[str, Any], tmp_path: Path) -> None:
+    del data["session_options"]
+    put(tmp_path, data)
+    assert read_manifest(tmp_path).session == SessionOptions()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        [],
+        "all",
+        {"enable_profiling": True},
+        {"profile_file_prefix": "/etc/x"},
+        {"entries": {"ep.context_file_path": "/etc/x"}},
+        {"entries": {"session.dynamic_block_base": "1000"}},
+        {"graph_optimization_level": "a\nb"},
+    ],
+)
+def test_session_options_that_are_not_allowed(
+    data: dict[str, Any], tmp_path: Path, one_line: OneLine, options: Any
+) -> None:
+    data["session_options"] = options
+    put(tmp_path, data)
+    text = refusal(tmp_path, one_line)
+    assert MANIFEST in text and "session" in text and "export again" in text
 
 
 def test_absent_role(manifest: Manifest, one_line: OneLine) -> None:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from debiexport.errors import BundleError
 from debiexport.runtimes.base import float32
-from debiexport.runtimes.ort import OrtRuntime, refuse_external_data
+from debiexport.runtimes.ort import OrtGraph, OrtRuntime, refuse_external_data
 
 
 @pytest.fixture
@@ -50,6 +50,23 @@ def test_taps_show_what_is_inside(model: Path) -> None:
     np.testing.assert_array_equal(results["stage1.inside"], [[1, -2], [3, 4]])
     np.testing.assert_array_equal(results["y"], [[1, 0], [3, 4]])
     assert model.read_bytes() == before
+
+
+def test_taps_need_no_declared_type(model: Path) -> None:
+    proto = onnx.load(model)
+    del proto.graph.value_info[:]
+    onnx.save(proto, model)
+    results = OrtRuntime(model).run({"x": X}, ["stage1.inside"])
+    np.testing.assert_array_equal(results["stage1.inside"], [[1, -2], [3, 4]])
+
+
+def test_a_graph_in_memory(model: Path) -> None:
+    graph = OrtGraph(onnx.load(model), "it", threads=1)
+    assert list(graph.run({"x": X, "more": X})) == ["y"]
+    with pytest.raises(BundleError, match="it cannot be run"):
+        graph.run({"x": X[:, :1]})
+    with pytest.raises(BundleError, match="nothing cannot be loaded"):
+        OrtGraph(onnx.ModelProto(), "nothing")
 
 
 def test_a_tensor_that_is_not_there(model: Path) -> None:

@@ -149,6 +149,38 @@ def test_bad_images(dynamic_bundle: Path, images: list[Path], one_line: OneLine)
         predict(dynamic_bundle, [images[0], images[0].with_name("nowhere.png")])
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("places", [[0], [4], [10], [0, 1, 2], [3, 7, 8, 13], list(range(3, 13)), list(range(10, 13))])
+def test_bad_images_do_not_cost_the_others(
+    dynamic_bundle: Path, static_bundle: Path, images: list[Path], kind: str, places: list[int]
+) -> None:
+    """In any place, more or fewer than a batch of them, the others' numbers are what they are without them."""
+    bundle = dynamic_bundle if kind == "dynamic" else static_bundle
+    text, nowhere = images[0].with_name("text.png"), images[0].with_name("nowhere.png")
+    text.write_text("no image")
+    good = iter(images)
+    given = [
+        (text if place % 2 else nowhere) if place in places else next(good)
+        for place in range(len(images) + len(places))
+    ]
+    result = predict(bundle, given, top=6, keep_going=True)
+    used = [path for path in given if path in images]
+    same(result, expected(bundle, used), used)
+    bad = [path for path in given if path not in images]
+    assert [failure.image for failure in result.failures] == [str(path) for path in bad]
+    assert all(failure.image in failure.reason and "\n" not in failure.reason for failure in result.failures)
+    assert [failure.exit_code for failure in result.failures] == [4 if path == text else 2 for path in bad]
+    data = json.loads(json.dumps(result.to_dict()))
+    assert [entry["image"] for entry in data["failures"]] == [str(path) for path in bad]
+    assert len(data["predictions"]) == len(used)
+    assert str(result.failures[0]) in str(result)
+
+
+def test_nothing_but_bad_images(dynamic_bundle: Path, images: list[Path]) -> None:
+    result = predict(dynamic_bundle, [images[0].with_name("nowhere.png")] * 2, keep_going=True)
+    assert (result.predictions, len(result.failures)) == ((), 2)
+
+
 def test_altered_bundle(dynamic_bundle: Path, images: list[Path]) -> None:
     with (dynamic_bundle / "model.onnx").open("ab") as file:
         file.write(b"\0")
@@ -184,7 +216,7 @@ def test_accuracy(
     lines: list[str] = []
     accuracy = evaluate(bundle, root, threads=1, progress=lines.append)
     assert (accuracy.images, accuracy.top1, accuracy.top5) == (10, 0.4, 0.7)
-    assert accuracy.to_dict() == {"images": 10, "top1": 0.4, "top5": 0.7}
+    assert accuracy.to_dict() == {"images": 10, "top1": 0.4, "top5": 0.7, "skipped": []}
     assert str(accuracy) == "top-1 40.00%, top-5 70.00% of 10 images"
     assert "10 images" in lines[0]
 
@@ -219,8 +251,32 @@ def test_nothing_to_measure(dynamic_bundle: Path, tmp_path: Path, one_line: OneL
     one_line(caught.value)
 
 
-def test_broken_image_among_them(dynamic_bundle: Path, images: list[Path], tmp_path: Path) -> None:
-    root = sort_into(tmp_path / "eval", images, ["0"] * 10)
-    (root / "0" / "notes.txt").write_text("no image")
-    with pytest.raises(ImageError, match=r"notes\.txt"):
-        evaluate(open_bundle(dynamic_bundle), root)
+@pytest.mark.parametrize("batch", ["dynamic", "static"])
+def test_broken_images_among_them(
+    dynamic_bundle: Path, static_bundle: Path, images: list[Path], tmp_path: Path, batch: str
+) -> None:
+    """They are listed and not counted, and the others are still compared with their own classes."""
+    bundle = open_bundle(dynamic_bundle if batch == "dynamic" else static_bundle)
+    best = np.argmax(expected(bundle.path, images), axis=1)
+    names = [str(best[i] if i < 6 else (best[i] + 1) % 6) for i in range(10)]
+    root = sort_into(tmp_path / "eval", images, names)
+    whole = evaluate(bundle, root)
+    assert (whole.images, whole.top1, whole.skipped) == (10, 0.6, ())
+    folders = sorted(path for path in root.iterdir())
+    broken = [folders[0] / "0.png", folders[0] / "a.png", folders[-1] / "zzz.png"]
+    for path in broken:
+        path.write_text("no image")
+    accuracy = evaluate(bundle, root)
+    assert (accuracy.images, accuracy.top1, accuracy.top5) == (10, 0.6, whole.top5)
+    assert [failure.image for failure in accuracy.skipped] == [str(path) for path in broken]
+    assert str(accuracy) == f"{whole}, skipped 3"
+    assert [entry["image"] for entry in accuracy.to_dict()["skipped"]] == [str(path) for path in broken]
+
+
+def test_nothing_but_broken_images(dynamic_bundle: Path, tmp_path: Path, one_line: OneLine) -> None:
+    (tmp_path / "eval" / "0").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "eval" / "0" / name).write_text("no image")
+    with pytest.raises(ImageError, match=r"not one of its 2 files can be used; the first: .*a\.png") as caught:
+        evaluate(open_bundle(dynamic_bundle), tmp_path / "eval")
+    one_line(caught.value)

@@ -16,7 +16,7 @@ from debiexport.cards import Card
 from debiexport.checkpoint import random_checkpoint
 from debiexport.loading import build_reference
 from debiexport.reference.bra import BRA
-from debiexport.reference.dbra import DBRA
+from debiexport.reference.dbra import DBRA, MAX_BIAS_BYTES
 from debiexport.reference.full import FullAttention
 from debiexport.reference.mlp import ConvMLP, linear_mlp
 from debiexport.reference.regions import from_regions, pad_to_regions, routed_attention, to_regions
@@ -293,6 +293,51 @@ def test_broadcast_by_loops() -> None:
         scores = q[0, part, i, j] @ keys[part] / math.sqrt(16) + bias[0, m, 6 * i + j]
         out[0, part, i, j] = (values[part] @ scores.softmax(0)).detach()
     close(module.broadcast(q, o, positions), module.proj_out(out))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tokens_at_once", [1, 3, 7, 40, 53, 54])
+def test_large_maps_piece_by_piece_change_no_bit(
+    tokens_at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position bias and the softmax of a few tokens at once, against those of all 54 tokens."""
+    module = dbra().to(dtype)
+    q, o, positions = (t.to(dtype) for t in (normal(2, 16, 6, 9), normal(2, 16, 2, 4), random_positions(2, 2, 2, 4)))
+    with torch.no_grad():
+        whole = module.broadcast(q, o, positions)
+        each = 2 * 8 * (3 * 2 * 2 + 2 * 4) * dtype.itemsize
+        monkeypatch.setattr("debiexport.reference.dbra.MAX_BIAS_BYTES", each * tokens_at_once + each // 2)
+        grids: list[int] = []
+        sample = F.grid_sample
+
+        def recorded(tables: Tensor, grid: Tensor, **options: Any) -> Tensor:
+            grids.append(grid.shape[1])
+            return sample(tables, grid, **options)
+
+        monkeypatch.setattr(F, "grid_sample", recorded)
+        pieces = module.broadcast(q, o, positions)
+    assert torch.equal(pieces, whole)
+    assert max(grids) == tokens_at_once
+    assert sum(grids) == 54
+
+
+def test_pieces_are_bounded() -> None:
+    """The first DBRA of debi_t_det at 800 x 1344: 67200 tokens, 32 x 48 agents, 2 heads in 1 group, float64."""
+    module = dbra(groups=1, heads=2)
+    step = module._tokens_at_once(torch.empty(1, 2, 67200, 1536, dtype=torch.float64, device="meta"))
+    assert 1000 < step < 67200
+    displacement, samples = 2 * step * 1536 * 8, 2 * step * 1536 * 8
+    assert 3 * displacement + 2 * samples <= MAX_BIAS_BYTES == 256 * 2**20
+
+
+def test_where_gradients_are_wanted_nothing_is_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = dbra()
+    q, o, positions = normal(1, 16, 3, 6), normal(1, 16, 2, 2, seed=3), random_positions(1, 2, 2, 2)
+    monkeypatch.setattr("debiexport.reference.dbra.MAX_BIAS_BYTES", 1)
+    module.broadcast(q, o, positions).sum().backward()
+    for name in ("rpe_table", "proj_k.weight", "proj_v.weight"):
+        gradient = module.get_parameter(name).grad
+        assert gradient is not None and gradient.abs().max() > 0
 
 
 def test_padded_agents_are_agents_at_the_centre() -> None:

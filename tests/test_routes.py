@@ -5,7 +5,16 @@ import pytest
 
 from debiexport.cards import Card
 from debiexport.geometry import AttentionGeometry, Geometry
-from debiexport.routes import are_valid, compare_routes, route_gaps, route_margins, route_sets, top_k_routes
+from debiexport.routes import (
+    are_valid,
+    as_routes,
+    compare_routes,
+    forceable,
+    route_gaps,
+    route_margins,
+    route_sets,
+    top_k_routes,
+)
 
 
 @pytest.fixture
@@ -58,6 +67,19 @@ def test_what_is_no_set_of_regions_is_wrong(chooses_two: AttentionGeometry, row:
     assert not are_valid(routes, chooses_two)[0, 1]
     count = compare_routes(routes, affinity, chooses_two, 100.0)
     assert (count.near_ties, count.wrong) == (0, 1)
+
+
+def test_another_number_of_regions_is_no_choice(chooses_two: AttentionGeometry) -> None:
+    """A mask takes any number of them, so an artifact may show it."""
+    routes = as_routes(np.zeros((1, 4, 3), np.int64), chooses_two)
+    assert routes.shape == (1, 4, 2)
+    assert not are_valid(routes, chooses_two).any()
+    assert (forceable(routes, chooses_two) == [0, 1]).all()
+
+
+def test_only_what_is_no_choice_is_replaced(chooses_two: AttentionGeometry) -> None:
+    routes = np.array([[[3, 1], [2, 2], [0, 4], [1, 0]]])
+    np.testing.assert_array_equal(forceable(routes, chooses_two), [[[3, 1], [0, 1], [0, 1], [1, 0]]])
 
 
 def test_margins(chooses_two: AttentionGeometry) -> None:

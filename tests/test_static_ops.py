@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.reference.regions import from_regions, routed_attention, to_regions
 from debiexport.routes import as_routes
 from debiexport.static.layers import convolution, linear
-from debiexport.static.ops import bias, sampling
-from debiexport.static.ops.hat import hat, pixels
+from debiexport.static.ops import bias, norm, sampling
+from debiexport.static.ops.bias.auto import cheapest_bias
+from debiexport.static.ops.hat import BilinearWeights, PixelWeights, hat, pixels
+from debiexport.static.ops.heads import IMPLEMENTATIONS as HEADS
+from debiexport.static.ops.heads import Heads, PermutedHeads
+from debiexport.static.ops.heads.order import Order, by_head, by_place_in_region, by_region
 from debiexport.static.ops.layout.nchw import NCHWLayout
-from debiexport.static.ops.norm.layernorm import LayerNorm
 from debiexport.static.ops.positions import Positions
 from debiexport.static.ops.routing import (
     IMPLEMENTATIONS,
@@ -45,7 +49,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_hat_weights_interpolate() -> None:
     """At most two pixels weigh anything, the weights add up to one, and t = sum of weight times pixel."""
     t = torch.linspace(0, 6, 61, dtype=WIDE)
-    weights = hat(t.unsqueeze(-1), pixels(7, WIDE))
+    weights = hat(t.unsqueeze(-1) - pixels(7, WIDE))
     assert ((weights > 0).sum(-1) <= 2).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(t), rtol=0, atol=1e-15)
     torch.testing.assert_close(weights @ pixels(7, WIDE), t, rtol=0, atol=1e-14)
@@ -53,26 +57,39 @@ def test_hat_weights_interpolate() -> None:
 
 def _positions(geometry: AttentionGeometry, batch: int) -> Positions:
     groups, (hk, wk) = geometry.stage.offset_groups, geometry.agent_size
-    y, x = (_random(batch, groups, hk * wk, 1, seed=seed).clamp(-1, 1) for seed in (3, 5))
+    xy = _random(batch, groups, hk * wk, 2, seed=3).clamp(-1, 1)
     # The corners, where an off-by-one would read outside.
-    y[:, :, 0], x[:, :, 0], y[:, :, 1], x[:, :, 1] = -1.0, 1.0, 1.0, -1.0
-    return Positions(y, x)
+    xy[:, :, 0], xy[:, :, 1] = torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 1.0])
+    return xy
+
+
+def test_pixel_weights_of_a_map_that_is_not_square() -> None:
+    xy = _random(2, 3, 5, 2, seed=3).clamp(-1, 1)
+    columns, rows = PixelWeights((4, 7), WIDE)(xy)
+    assert (columns.shape, rows.shape) == ((2, 3, 5, 7), (2, 3, 5, 4))
+    torch.testing.assert_close(columns @ pixels(7, WIDE), (xy[..., 0] + 1) * 3, rtol=0, atol=1e-14)
+    torch.testing.assert_close(rows @ pixels(4, WIDE), (xy[..., 1] + 1) * 1.5, rtol=0, atol=1e-14)
+    weights = BilinearWeights((4, 7), WIDE)(xy).reshape(2, 3, 5, 4, 7)
+    torch.testing.assert_close(weights, rows.unsqueeze(-1) * columns.unsqueeze(-2))
 
 
 AGENTS = ["stage1.block1.attn2", "stage2.block1.attn2", "stage4.block1.attn1"]
 
 
+@pytest.mark.parametrize("heads", HEADS.values())
 @pytest.mark.parametrize("implementation", sampling.IMPLEMENTATIONS.values())
 @pytest.mark.parametrize("name", AGENTS)
-def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any) -> None:
+def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any, heads: type[Heads]) -> None:
     g = _geometry(tiny_card, name)
     groups, (height, width) = g.stage.offset_groups, g.padded_size
     positions = _positions(g, 3)
     x = _random(3, g.channels, height, width)
-    out = implementation(g, WIDE)(x, positions)
-    for n, group, agent in np.ndindex(3, groups, positions.y.shape[2]):
-        row = float(positions.y[n, group, agent, 0] + 1) / 2 * (height - 1)
-        column = float(positions.x[n, group, agent, 0] + 1) / 2 * (width - 1)
+    sampled = implementation(g, WIDE, heads)(x.permute(0, 2, 3, 1), positions)
+    assert sampled.shape[1:3] == g.agent_size
+    out = sampled.flatten(1, 2).transpose(1, 2)
+    for n, group, agent in np.ndindex(3, groups, positions.shape[2]):
+        row = float(positions[n, group, agent, 1] + 1) / 2 * (height - 1)
+        column = float(positions[n, group, agent, 0] + 1) / 2 * (width - 1)
         i, j = min(int(row), height - 2), min(int(column), width - 2)
         fy, fx = row - i, column - j
         channels = slice(group * g.channels // groups, (group + 1) * g.channels // groups)
@@ -83,10 +100,20 @@ def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any) -
 
 @pytest.mark.parametrize("implementation", bias.IMPLEMENTATIONS.values())
 @pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("side", [4, 9])
-def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int, implementation: Any) -> None:
-    """Also where the table's side has nothing to do with the map's."""
+@pytest.mark.parametrize("side", [4, 9, None])
+def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int | None, implementation: Any) -> None:
+    """Also where the table's side has nothing to do with the map's, if the implementation serves that."""
     g = _geometry(tiny_card, name)
+    if side is None:  # the table of the map's own size
+        side = 64 // 4 // 2 ** (int(name[5]) - 1)
+        card = tiny_card.with_options()
+        stages = tuple(replace(s, table_side=64 // 4 // 2**i) for i, s in enumerate(card.stages))
+        g = _geometry(replace(card, stages=stages), name, (64, 64))
+    else:
+        refusal = implementation.supports(g)
+        if refusal is not None:
+            assert "the table steps for" in refusal
+            return
     table = _random(g.heads, 2 * side - 1, 2 * side - 1, seed=1)
     positions = _positions(g, 2)
     got = implementation(g, table)(positions)
@@ -95,7 +122,7 @@ def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int, 
     y = torch.arange(height, dtype=WIDE) / (height - 1) * 2 - 1
     x = torch.arange(width, dtype=WIDE) / (width - 1) * 2 - 1
     tokens = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
-    agents = torch.cat((positions.y, positions.x), -1)
+    agents = positions.flip(-1)
     for head in range(g.heads):
         group = head // (g.heads // groups)
         grid = ((tokens[None, :, None] - agents[:, group, None]) / 2).flip(-1)
@@ -117,11 +144,14 @@ def _attend(routing: Routing, batch: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("heads", HEADS.values())
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values())
 @pytest.mark.parametrize("name", ["stage1.block1.attn1", "stage2.block1.attn1", "stage3.block1.attn2"])
-def test_routing_is_routed_attention(tiny_card: Card, name: str, implementation: type[Routing], batch: int) -> None:
+def test_routing_is_routed_attention(
+    tiny_card: Card, name: str, implementation: type[Routing], heads: type[Heads], batch: int
+) -> None:
     g = _geometry(tiny_card, name)
-    out, wanted, affinity, taps = _attend(implementation(g), batch)
+    out, wanted, affinity, taps = _attend(implementation(g, heads), batch)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-13)
     torch.testing.assert_close(taps[f"{name}.affinity"], affinity, rtol=0, atol=1e-13)
     routes = as_routes(taps[f"{name}.routes"].numpy(), g)
@@ -132,7 +162,7 @@ def test_routing_is_routed_attention(tiny_card: Card, name: str, implementation:
 def test_attending_to_everything(tiny_card: Card, implementation: type[Routing]) -> None:
     g = _geometry(tiny_card, "stage4.block1.attn2")
     assert g.routes_everywhere
-    out, wanted, _, _ = _attend(implementation(g), 2)
+    out, wanted, _, _ = _attend(implementation(g, PermutedHeads), 2)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-13)
 
 
@@ -148,7 +178,7 @@ def test_ranking_by_counting_takes_the_earlier_of_equals(tiny_card: Card, k: int
     """Exactly k are chosen, whatever is equal."""
     g = _geometry(tiny_card.with_options(bra_top_k=(k, 2, 3)), "stage1.block1.attn1")
     affinity = torch.tensor([[[1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 2.0, 1.0], [3.0, 3.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]]])
-    chosen = DenseRouting(g).choose(affinity)
+    chosen = DenseRouting(g, PermutedHeads).choose(affinity)
     order = np.argsort(-affinity.numpy(), axis=-1, kind="stable")[..., :k]
     assert (chosen.sum(-1) == k).all()
     assert (np.take_along_axis(chosen.numpy(), order, -1) == 1).all()
@@ -159,7 +189,7 @@ def test_masked_scores_weigh_nothing_however_large(tiny_card: Card) -> None:
     g = _geometry(tiny_card, "stage2.block1.attn2", (64, 64))
     q = _random(1, *g.query_size, g.channels, seed=1) * 30
     k, v = (_random(1, *g.padded_size, g.channels, seed=seed) * 30 for seed in (2, 4))
-    outs = [cls(g)(q, k, v, Taps()) for cls in (MaskedRouting, DenseRouting, GatherRouting)]
+    outs = [cls(g, PermutedHeads)(q, k, v, Taps()) for cls in (MaskedRouting, DenseRouting, GatherRouting)]
     torch.testing.assert_close(outs[0], outs[2], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(outs[1], outs[2], rtol=1e-12, atol=1e-12)
 
@@ -183,13 +213,69 @@ def test_the_cheapest_routing_on_a_cpu() -> None:
     assert gathered == {"stage1.block1.attn1", "stage2.block1.attn1"}
 
 
-def test_layernorm_with_and_without_affine() -> None:
+def test_the_cheapest_bias_on_a_cpu() -> None:
+    """One product for the late stages, two for the early ones; the general form at any other size."""
+    for size, wanted in ((224, ["lines", "lines", "sampled", "sampled"]), (256, ["hat"] * 4)):
+        attentions = Geometry.of(load_card("debi_t"), (size, size)).attentions
+        chosen = [cheapest_bias(attentions[f"stage{n}.block1.attn2"]) for n in (1, 2, 3, 4)]
+        assert chosen == [bias.IMPLEMENTATIONS[name] for name in wanted]
+
+
+def test_a_bias_constant_that_would_be_too_large_is_refused() -> None:
+    large = Geometry.of(load_card("debi_t"), (224, 224)).attentions["stage1.block1.attn2"]
+    assert "takes 19668992 numbers" in (bias.IMPLEMENTATIONS["sampled"].supports(large) or "")
+
+
+@pytest.mark.parametrize("implementation", norm.IMPLEMENTATIONS.values())
+def test_norm_with_and_without_affine(implementation: Any) -> None:
     x = _random(2, 3, 5, 8)
     scale, shift = _random(8, seed=1), _random(8, seed=2)
-    with_affine = LayerNorm(8, 1e-6, Weights({"weight": scale, "bias": shift}), WIDE)
-    without = LayerNorm(8, 1e-6, Weights({}), WIDE)
+    with_affine = implementation(8, 1e-6, Weights({"weight": scale, "bias": shift}), WIDE)
+    without = implementation(8, 1e-6, Weights({}), WIDE)
     torch.testing.assert_close(with_affine(x), F.layer_norm(x, (8,), scale, shift, 1e-6))
     torch.testing.assert_close(without(x), F.layer_norm(x, (8,), None, None, 1e-6))
+
+
+ORDERS = {
+    "by head": by_head((4, 6), 3),
+    "by region": by_region((4, 6), 3, 2),
+    "by place": by_place_in_region((4, 6), 3, 2),
+    "one token a region": by_region((2, 2), 3, 2),
+    "one head": by_head((4, 6), 1),
+    "one region": by_region((4, 6), 2, 1),
+}
+
+
+@pytest.mark.parametrize("heads", HEADS.values())
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+def test_heads_move_rows_and_move_them_back(order: Order, heads: type[Heads]) -> None:
+    """Against the definition: a row of the result is the row of the map that the order names."""
+    x = _random(2, *order.size, order.heads * 5)
+    module = heads(order, 5)
+    split = module.split(x)
+    assert split.shape == (2, *order.lead, 5)
+    assert torch.equal(module.merge(split), x)
+    names = torch.arange(order.rows).reshape(1, *order.size, order.heads, 1).expand(1, -1, -1, -1, 5)
+    named = heads(order, 5).split(names.reshape(1, *order.size, -1))[0, ..., 0].flatten()
+    assert torch.equal(split.reshape(2, -1, 5), x.reshape(2, -1, 5)[:, named])
+
+
+def test_orders() -> None:
+    """Rows of a 4x4 map of two heads in 2x2 regions."""
+    rows = torch.arange(32).reshape(1, 4, 4, 2)
+    tokens, regions, places = (
+        PermutedHeads(order, 1).split(rows)[0, ..., 0]
+        for order in (by_head((4, 4), 2), by_region((4, 4), 2, 2), by_place_in_region((4, 4), 2, 2))
+    )
+    assert tokens[1].tolist() == list(range(1, 32, 2))
+    assert (regions[0, 1] // 2).tolist() == [2, 3, 6, 7]  # the upper right region
+    assert (places[0, 1] // 2).tolist() == [1, 3, 9, 11]  # the upper right token of each region
+
+
+def test_orders_have_as_few_axes_as_they_need() -> None:
+    assert by_region((7, 7), 8, 7).axes == (49, 8)
+    assert by_head((7, 7), 1).axes == (49,)
+    assert by_region((56, 56), 2, 7).axes == (7, 8, 7, 8, 2)
 
 
 def test_layout_moves_channels() -> None:

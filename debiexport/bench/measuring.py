@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from debiexport.bench.contention import compare, take_snapshot
+from debiexport.bench.contention import compare
+from debiexport.bench.counters import take_snapshot
 from debiexport.bench.memory import peak_memory
 from debiexport.bench.opponents import check_opponents, prepare
 from debiexport.bench.profile import profile as profile_of
@@ -191,7 +192,8 @@ def _prove(
     progress: Progress,
 ) -> _Proven:
     result = check(bundle.path, checkpoint, threads=threads, provider=provider, progress=progress)
-    spec = Spec(name, BUNDLE, str(bundle.file(MODEL)), None, batch, threads, provider)
+    session = bundle.manifest.session.to_dict()
+    spec = Spec(name, BUNDLE, str(bundle.file(MODEL)), None, batch, threads, provider, session)
     return _Proven(spec, Numerics.of_report(result.parity, result.notes), bundle, pool_of(bundle, batch))
 
 

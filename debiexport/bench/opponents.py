@@ -76,7 +76,8 @@ def _weights(bundle: Bundle, given: str | None) -> Checkpoint:
 
     card = bundle.manifest.card
     path = given if given is not None else _shipped(bundle)
-    weights = random_checkpoint(card) if path is None else read_checkpoint(path, card)
+    exported = bundle.manifest.checkpoint
+    weights = random_checkpoint(card) if path is None else read_checkpoint(path, card, exported_from=exported)
     if weights.card.num_classes != card.num_classes:
         raise UsageError(
             f"--checkpoint has {weights.card.num_classes} classes, the bundle {card.num_classes}:"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from debiexport.bench.statistics import plain
-from debiexport.bench.subjects import Spec
+from debiexport.bench.subjects import Spec, open_session
 from debiexport.errors import DebiexportError
 from debiexport.runtimes.base import Array
 
@@ -68,11 +68,8 @@ class Profile:
 
 def profile(spec: Spec, pool: Sequence[Array], runs: int = RUNS, warmup_runs: int = WARMUP_RUNS) -> Profile:
     """Run a model under ONNX Runtime's profiler, in a session of its own."""
-    from debiexport.runtimes.ort import OrtRuntime
-
     with tempfile.TemporaryDirectory() as folder:
-        prefix = Path(folder) / "profile"
-        runtime = OrtRuntime(Path(spec.model), spec.threads, spec.provider, profile_prefix=prefix)
+        runtime = open_session(spec, profile_prefix=Path(folder) / "profile")
         for i in range(warmup_runs + runs):
             runtime.run({"images": pool[i % len(pool)]})
         events = json.loads(runtime.end_profile().read_text())

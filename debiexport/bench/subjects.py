@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from debiexport.cards import Preprocessing
 from debiexport.environment import package_versions
 from debiexport.errors import BundleError
 from debiexport.runtimes.base import Array
-from debiexport.runtimes.ort import CPU
+from debiexport.runtimes.ort import CPU, OrtRuntime
+from debiexport.runtimes.session import SessionOptions
 
 BUNDLE, PLAIN, EAGER, OPENVINO = "bundle", "plain", "eager", "openvino"
 OPPONENTS = (PLAIN, EAGER, OPENVINO)
@@ -34,6 +35,8 @@ class Spec:
         batch: images per run.
         threads: of the runtime; None lets it choose.
         provider: of ONNX Runtime.
+        session: options of ONNX Runtime's session, as `SessionOptions.to_dict` writes them; a bundle has its own,
+            opponents have the runtime's defaults.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Spec:
     batch: int
     threads: int | None
     provider: str = CPU
+    session: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,7 +59,7 @@ class Loaded:
     Attributes:
         run: images in, results out; they are there when it returns.
         runtime: name and version of what runs it.
-        options: of the runtime, as far as they are not its defaults.
+        options: of the runtime; the others are its defaults.
     """
 
     run: Callable[[Array], object]
@@ -81,11 +85,15 @@ def load(spec: Spec) -> Loaded:
 
         served = OpenVinoRuntime(Path(spec.model), spec.threads)
         return Loaded(lambda images: served.run({"images": images}), _versioned("openvino"), served.options)
-    from debiexport.runtimes.ort import OrtRuntime
-
-    runtime = OrtRuntime(Path(spec.model), spec.threads, spec.provider)
+    runtime = open_session(spec)
     name = _versioned("onnxruntime", "onnxruntime-gpu")
     return Loaded(lambda images: runtime.run({"images": images}), name, runtime.options)
+
+
+def open_session(spec: Spec, *, profile_prefix: Path | None = None) -> OrtRuntime:
+    """A subject that ONNX Runtime runs, with its options; see `OrtRuntime`."""
+    session = SessionOptions.from_dict(spec.session)
+    return OrtRuntime(Path(spec.model), spec.threads, spec.provider, session=session, profile_prefix=profile_prefix)
 
 
 def _load_eager(spec: Spec) -> Loaded:

@@ -9,6 +9,7 @@ import typer
 
 from debiexport.cli.options import BundleArgument, CheckpointOption, Debug, Json, Quiet, Threads, parse_threads
 from debiexport.cli.output import OUTPUT
+from debiexport.errors import UsageError
 
 
 def command(
@@ -17,6 +18,9 @@ def command(
     evaluate_on: Annotated[
         Path | None, typer.Option("--eval", metavar="FOLDER", help="Measure accuracy on a folder of class folders.")
     ] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first place and operation at which the model is off.")
+    ] = False,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -24,7 +28,13 @@ def command(
 ) -> None:
     """Prove a bundle again: its files, its numbers, its routes."""
     OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
+    if bisect:
+        if evaluate_on is not None:
+            raise UsageError("--bisect looks for a fault and --eval measures accuracy: give one of them")
+        _bisect(bundle, checkpoint, parse_threads(threads))
+        return
     from debiexport.checking import check
+    from debiexport.cli.incomplete import print_result
     from debiexport.cli.report import parity_lines
 
     result = check(
@@ -35,4 +45,19 @@ def command(
     lines = parity_lines(result.parity)
     if result.accuracy is not None:
         lines.append(f"accuracy: {result.accuracy}")
-    OUTPUT.result("\n".join(lines), result.to_dict())
+    print_result("\n".join(lines), result.to_dict(), result.accuracy.skipped if result.accuracy is not None else ())
+
+
+def _bisect(bundle: Path, checkpoint: Path | None, threads: int | None) -> None:
+    """Print what was found; a lost parity is an error as well, which with --json holds the result."""
+    from debiexport.bisecting import BisectFailed
+    from debiexport.bisecting import bisect as find
+    from debiexport.cli.report import bisect_lines
+
+    result = find(bundle, checkpoint, threads=threads, progress=OUTPUT.progress)
+    for note in result.notes:
+        OUTPUT.note(note)
+    if result.ok or not OUTPUT.as_json:
+        OUTPUT.result("\n".join(bisect_lines(result)), result.to_dict())
+    if not result.ok:
+        raise BisectFailed(result)

@@ -118,10 +118,18 @@ def _out_of_memory(error: Exception) -> bool:
 def _fail(error: DebiexportError, cause: BaseException | None = None) -> int:
     if OUTPUT.debug:
         traceback.print_exception(cause or error)
-    parity = getattr(error, "parity", None)
-    details = {"parity": parity.to_dict()} if isinstance(error, ParityError) and parity is not None else None
-    OUTPUT.failure(str(error), error.exit_code, details)
+    OUTPUT.failure(str(error), error.exit_code, _details(error))
     return error.exit_code
+
+
+def _details(error: DebiexportError) -> dict[str, Any] | None:
+    """What was measured where parity is lost, beside the error's line."""
+    if not isinstance(error, ParityError):
+        return None
+    result, parity = getattr(error, "result", None), getattr(error, "parity", None)
+    if result is not None:
+        return dict(result.to_dict())
+    return None if parity is None else {"parity": parity.to_dict()}
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

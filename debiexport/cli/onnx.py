@@ -78,5 +78,8 @@ def command(
     )
     from debiexport.cli.report import parity_lines
 
+    if quiet:  # otherwise they have been said when they mattered
+        for note in result.notes:
+            OUTPUT.note(note)
     names = ", ".join([a.path for a in result.manifest.artifacts] + ["manifest.json"])
     OUTPUT.result("\n".join([*parity_lines(result.parity), f"{result.path}: {names}"]), result.to_dict())

@@ -45,10 +45,15 @@ class Output:
         """Something a user should know beside the result."""
         print(f"note: {line}", file=sys.stderr, flush=True)
 
-    def failure(self, message: str, code: int, data: Mapping[str, Any] | None = None) -> None:
-        """The one line of an error."""
+    def error(self, message: str) -> str:
+        """Something that went wrong, in one line, which is returned."""
         line = " ".join(message.split())
         print(f"error: {line}", file=sys.stderr, flush=True)
+        return line
+
+    def failure(self, message: str, code: int, data: Mapping[str, Any] | None = None) -> None:
+        """The one line of an error."""
+        line = self.error(message)
         if self.as_json:
             print(json.dumps({"error": line, "exit_code": code, **(data or {})}), flush=True)
 

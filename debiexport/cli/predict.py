@@ -22,9 +22,10 @@ def command(
 ) -> None:
     """Classify images with a bundle."""
     OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
+    from debiexport.cli.incomplete import print_result
     from debiexport.prediction import predict
 
-    result = predict(bundle, images, top=top, threads=parse_threads(threads))
+    result = predict(bundle, images, top=top, threads=parse_threads(threads), keep_going=True)
     for note in result.notes:
         OUTPUT.note(note)
-    OUTPUT.result("\n".join(map(str, result.predictions)), result.to_dict())
+    print_result("\n".join(map(str, result.predictions)), result.to_dict(), result.failures)

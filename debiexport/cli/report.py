@@ -1,7 +1,8 @@
-"""A parity report for people."""
+"""A parity report, and where parity was lost, for people."""
 
 from __future__ import annotations
 
+from debiexport.bisecting import BisectResult
 from debiexport.parity import ParityReport
 
 
@@ -21,3 +22,21 @@ def parity_lines(report: ParityReport) -> list[str]:
     lines.append(f"  noise floor {report.noise_floor:.1e}, tolerance {report.tolerance:.1e} ({report.method})")
     lines.append(str(report))
     return lines
+
+
+def bisect_lines(result: BisectResult) -> list[str]:
+    """The figures of the outputs, the first place and operation that are off with what differs, and the verdict."""
+    *lines, verdict = parity_lines(result.parity)
+    if result.first is None:
+        lines.append(f"none of {len(result.places)} places leaves its tolerance; the worst: {result.worst}")
+        return [*lines, verdict]
+    off = sum(not place.ok for place in result.places)
+    lines.append(f"first place beyond its tolerance ({off} of {len(result.places)} are):")
+    lines.append(f"  {result.first}")
+    operation = result.operation
+    if operation is None:
+        return [*lines, "no operation was found that is beyond its tolerance by itself", verdict]
+    lines.append("first operation beyond its tolerance, given the same input and routes:")
+    lines.append(f"  {operation}")
+    lines += [f"  {text}" for text in operation.differences]
+    return [*lines, verdict]

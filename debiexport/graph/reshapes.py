@@ -17,7 +17,7 @@ def merge_reshapes(model: ir.Model, keep: Collection[str]) -> None:
     graph = model.graph
     seen: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
     for node in list(graph):
-        shape = _target(node)
+        shape = target_shape(node)
         if shape is None:
             continue
         source = node.inputs[0]
@@ -40,7 +40,7 @@ def merge_reshapes(model: ir.Model, keep: Collection[str]) -> None:
         del graph.initializers[name]
 
 
-def _target(node: ir.Node) -> tuple[int, ...] | None:
+def target_shape(node: ir.Node) -> tuple[int, ...] | None:
     """The constant shape of a reshape, or None if it is none."""
     if node.op_type != "Reshape" or node.inputs[1] is None:
         return None

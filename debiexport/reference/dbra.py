@@ -11,6 +11,9 @@ from debiexport.reference.mlp import ConvMLP
 from debiexport.reference.regions import from_regions, pad_to_regions, routed_attention, to_regions
 from debiexport.reference.trace import Trace
 
+MAX_BIAS_BYTES = 256 * 2**20
+"""Of everything that is computed at once for the position bias where no gradient is wanted."""
+
 
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of a map (N, C, H, W), with its parameters one level down."""
@@ -132,23 +135,48 @@ class DBRA(nn.Module):
         m, d = self.heads, c // self.heads
         queries = q.reshape(n, m, d, height * width).transpose(-2, -1)
         k, v = (proj(o).reshape(n, m, d, -1) for proj in (self.proj_k, self.proj_v))
-        scores = (queries @ k) * self.scale + self.bias(positions, height, width)  # (N, M, HW, agents)
-        out = (scores.softmax(-1) @ v.transpose(-2, -1)).transpose(-2, -1)
+        weights = self._weights(queries @ k, positions, height, width)  # (N, M, HW, agents)
+        out = (weights @ v.transpose(-2, -1)).transpose(-2, -1)
         return self.proj_out(out.reshape(n, c, height, width))  # type: ignore[no-any-return]
 
-    def bias(self, positions: Tensor, height: int, width: int) -> Tensor:
-        """Position bias (N, M, HW, agents): the tables sampled at (token - agent) / 2; step 8."""
+    def _weights(self, products: Tensor, positions: Tensor, height: int, width: int) -> Tensor:
+        """Softmax of the scaled products (N, M, HW, agents) with the position bias added.
+
+        On large maps the grid of displacements is many times as large as the products. No token needs another's,
+        so that the same numbers come out piece by piece; not where autograd or an exporter records what is done.
+        """
+        tokens, step = products.shape[2], self._tokens_at_once(products)
+        if step >= tokens or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            weights: Tensor = (products * self.scale + self.bias(positions, height, width)).softmax(-1)
+            return weights
+        products *= self.scale
+        for start in range(0, tokens, step):
+            piece = products[:, :, start : start + step]
+            piece += self.bias(positions, height, width, slice(start, start + step))
+            piece.copy_(piece.softmax(-1))
+        return products
+
+    def _tokens_at_once(self, products: Tensor) -> int:
+        """Tokens whose bias takes at most `MAX_BIAS_BYTES`: displacements in three copies, samples, their softmax."""
+        n, m, _, agents = products.shape
+        return max(MAX_BIAS_BYTES // (n * agents * (3 * 2 * self.groups + 2 * m) * products.element_size()), 1)
+
+    def bias(self, positions: Tensor, height: int, width: int, which: slice = slice(None)) -> Tensor:
+        """Position bias (N, M, HW, agents): the tables sampled at (token - agent) / 2; step 8.
+
+        `which` of the HW tokens are wanted; all by default.
+        """
         n, g = positions.shape[:2]
         agents = positions.reshape(n * g, 1, -1, 2)
         y = torch.arange(height, dtype=positions.dtype) / (height - 1) * 2 - 1
         x = torch.arange(width, dtype=positions.dtype) / (width - 1) * 2 - 1
         tokens = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).to(positions.device).reshape(1, -1, 1, 2)
-        displacement = (tokens - agents) * 0.5  # (N*G, HW, agents, 2)
+        displacement = (tokens[:, which] - agents) * 0.5  # (N*G, HW, agents, 2)
         per_group = self.heads // g
         tables = self.rpe_table.reshape(1, g, per_group, *self.rpe_table.shape[1:])
         tables = tables.expand(n, -1, -1, -1, -1).flatten(0, 1)
         sampled = F.grid_sample(tables, displacement.flip(-1), mode="bilinear", align_corners=True)
-        return sampled.reshape(n, self.heads, height * width, -1)
+        return sampled.reshape(n, self.heads, *displacement.shape[1:3])
 
     def _pad_agents(self, x: Tensor) -> Tensor:
         """Zero-pad an agent map (..., Hk, Wk) right and bottom to multiples of S; zero is the centre."""

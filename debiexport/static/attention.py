@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.static.mlp import StaticConvMLP
+from debiexport.static.ops.heads.order import by_head
 from debiexport.static.ops.positions import Positions
-from debiexport.static.ops.routing.heads import merge_heads, split_heads
 from debiexport.static.slots import Slots
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
@@ -20,13 +20,6 @@ def pad_map(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor
     if size == padded:
         return x
     return F.pad(x, (0, 0, 0, padded[1] - size[1], 0, padded[0] - size[0]))
-
-
-def pad_stream(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    """Zero-pad (..., H, W) right and bottom; nothing where the sizes agree."""
-    if size == padded:
-        return x
-    return F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
 
 
 def crop_map(x: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -66,8 +59,7 @@ class StaticRegionAttention(nn.Module):
 class StaticOffsets(nn.Module):
     """Positions of the agents: reference points plus one learned scalar per agent and group."""
 
-    centre_y: Tensor
-    centre_x: Tensor
+    centres: Tensor
 
     def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
         super().__init__()
@@ -90,18 +82,20 @@ class StaticOffsets(nn.Module):
         y = (torch.arange(hk, dtype=torch.float64) + 0.5) / hk * 2 - 1
         x = (torch.arange(wk, dtype=torch.float64) + 0.5) / wk * 2 - 1
         y, x = torch.meshgrid(y, x, indexing="ij")
-        self.register_buffer("centre_y", y.reshape(1, 1, -1, 1).to(slots.dtype))
-        self.register_buffer("centre_x", x.reshape(1, 1, -1, 1).to(slots.dtype))
+        self.register_buffer("centres", torch.stack((x, y), -1).reshape(1, 1, -1, 2).to(slots.dtype))
 
     def forward(self, q: Tensor) -> Positions:
         """q (N, C, H, W) -> positions of the agents before padding."""
         t = self.layout.to_attention(self.conv(q)).reshape(-1, self.agents, self.groups, self.group_width)
-        offset = self.pointwise(F.gelu(self.norm(t))).transpose(1, 2)  # (N, G, n, 1), for both coordinates
-        return Positions((self.centre_y + offset).clamp(-1, 1), (self.centre_x + offset).clamp(-1, 1))
+        offset: Tensor = self.pointwise(F.gelu(self.norm(t))).transpose(1, 2)  # (N, G, n, 1), for both coordinates
+        return (self.centres + offset).clamp(-1, 1)
 
 
 class StaticDBRA(nn.Module):
     """DBRA: agents sampled at learned positions, routed attention, broadcast with a position bias."""
+
+    sample_scale: Tensor | None
+    sample_shift: Tensor | None
 
     def __init__(self, geometry: AttentionGeometry, weights: Weights, slots: Slots) -> None:
         super().__init__()
@@ -120,13 +114,19 @@ class StaticDBRA(nn.Module):
             return layout.attention_pointwise(weights[f"{name}.weight"], weights[f"{name}.bias"])
 
         self.norm = slots.norm(c, weights.at("norm"))
+        # Where the norm's affine is folded into its readers, the samples, which are sums of normed tokens
+        # whose weights add up to one, get it here.
+        self.register_buffer("sample_scale", weights.get("samples.weight"))
+        self.register_buffer("sample_shift", weights.get("samples.bias"))
         self.q, self.k, self.v = (attention_pointwise(part) for part in "qkv")
         self.offset = StaticOffsets(geometry, weights.at("offset"), slots)
         self.sampling = slots.sampling(geometry)
         self.agent_q = attention_pointwise("agent_q")
+        self.tokens = slots.heads(by_head(geometry.padded_size, geometry.heads), geometry.head_width)
+        self.agents = slots.heads(by_head(self.padded_agent_size, geometry.heads), geometry.head_width)
         self.routing = slots.routing(geometry)
         self.lepe = layout.conv(weights["lepe.weight"], weights["lepe.bias"], stride=stride, padding=2, groups=c)
-        self.unify = pointwise("unify")
+        self.unify = attention_pointwise("unify")
         self.mlp_norm = slots.norm(c, weights.at("mlp_norm"))
         self.mlp = StaticConvMLP(weights.at("mlp"), layout)
         self.agent_norm = slots.norm(c, weights.at("agent_norm"))
@@ -141,41 +141,35 @@ class StaticDBRA(nn.Module):
         q = self.q(x)
         positions = self.offset(layout.to_stream(q))
 
-        agents = self.sampling(layout.to_stream(x), positions)  # (N, C, n)
-        agents = pad_stream(agents.reshape(-1, g.channels, *self.agent_size), self.agent_size, self.padded_agent_size)
-        agents = self.refine(x, agents, taps)  # (N, Hk, Wk, C)
+        agents = self.sampling(x, positions)  # (N, Hk, Wk, C)
+        if self.sample_scale is not None:
+            agents = agents * self.sample_scale + self.sample_shift
+        agents = self.refine(x, pad_map(agents, self.agent_size, self.padded_agent_size), taps)
 
         out = self.broadcast(q, agents, self.bias(self._pad_positions(positions)))
         return self.proj(layout.to_stream(crop_map(out, g.padded_size, g.map_size)))  # type: ignore[no-any-return]
 
     def refine(self, x: Tensor, agents: Tensor, taps: Taps) -> Tensor:
-        """Agents (N, C, Hk, Wk) attend to their routed regions of x (N, H, W, C), pass the inner MLP and norm."""
+        """Agents (N, Hk, Wk, C) attend to their routed regions of x (N, H, W, C), pass the inner MLP and norm."""
         layout = self.layout
         v = self.v(x)
-        attended = self.routing(self.agent_q(layout.to_attention(agents)), self.k(x), v, taps)
-        local = pad_stream(self.lepe(layout.to_stream(v)), self.agent_size, self.padded_agent_size)
-        agents = agents + self.unify(layout.to_stream(attended + layout.to_attention(local)))
-        agents = agents + self.mlp(layout.to_stream(self.mlp_norm(layout.to_attention(agents))))
-        return self.agent_norm(layout.to_attention(agents))  # type: ignore[no-any-return]
+        attended = self.routing(self.agent_q(agents), self.k(x), v, taps)
+        local = layout.to_attention(self.lepe(layout.to_stream(v)))
+        agents = agents + self.unify(attended + pad_map(local, self.agent_size, self.padded_agent_size))
+        out = self.mlp(layout.to_stream(self.mlp_norm(agents)))
+        return self.agent_norm(agents + layout.to_attention(out))  # type: ignore[no-any-return]
 
     def broadcast(self, q: Tensor, agents: Tensor, bias: Tensor) -> Tensor:
         """Every token of the map q (N, H, W, C) attends to the agents (N, Hk, Wk, C) -> (N, H, W, C)."""
-        g = self.geometry
-        m, d = g.heads, g.head_width
-        n = self.padded_agent_size[0] * self.padded_agent_size[1]
-        queries = split_heads(q, m, g.padded_size[0] * g.padded_size[1], d)  # (N, M, HW, d)
-        k, v = (split_heads(p(agents), m, n, d) for p in (self.agent_k, self.agent_v))
-        scores = queries @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
-        return merge_heads(scores.softmax(-1) @ v, m, g.padded_size, d)
+        k, v = (self.agents.split(p(agents)) for p in (self.agent_k, self.agent_v))  # (N, M, n, d)
+        scores = self.tokens.split(q) @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
+        return self.tokens.merge(scores.softmax(-1) @ v)
 
     def _pad_positions(self, positions: Positions) -> Positions:
         """Positions of the padded agents: padding stands at the centre, zero."""
         if self.agent_size == self.padded_agent_size:
             return positions
         (hk, wk), (ph, pw) = self.agent_size, self.padded_agent_size
-        groups = positions.y.shape[1]
-
-        def pad(p: Tensor) -> Tensor:
-            return F.pad(p.reshape(-1, groups, hk, wk), (0, pw - wk, 0, ph - hk)).reshape(-1, groups, ph * pw, 1)
-
-        return Positions(pad(positions.y), pad(positions.x))
+        groups = positions.shape[1]
+        maps = positions.reshape(-1, groups, hk, wk, 2)
+        return F.pad(maps, (0, 0, 0, pw - wk, 0, ph - hk)).reshape(-1, groups, ph * pw, 2)

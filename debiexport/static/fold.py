@@ -6,15 +6,15 @@
     x + dw(x)                          one more at the centre tap of the kernel
     attention scale                    into q of BRA and of full attention; in DBRA, whose q also feeds
                                        the offsets, into proj_q (agents) and proj_k (broadcast)
-    a LayerNorm's affine               into the linear maps that alone read it; kept where the normed map
-                                       is zero-padded, sampled, or read by a depthwise convolution
+    a LayerNorm's affine               into the linear maps that read it, and onto the samples of DBRA; kept
+                                       where the normed map is zero-padded or read by a depthwise convolution
 
 Everything is computed in float64 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -206,8 +206,13 @@ def _scaled(affine: Affine, scale: float) -> Affine:
 
 
 def _dbra(name: str, attn: DBRA, norm: nn.LayerNorm, geometry: AttentionGeometry) -> Named:
-    yield from _norm(f"{name}.norm", norm)  # its output is sampled, so its affine stays
-    for part, affine in zip("qkv", _split(attn.qkv_conv.qkv), strict=True):
+    qkv: Sequence[Affine] = _split(attn.qkv_conv.qkv)
+    if geometry.is_padded:
+        yield from _norm(f"{name}.norm", norm)
+    else:  # its output is sampled too, and the samples keep the affine
+        qkv = [fold_affine(*affine, *_affine_of(norm)) for affine in qkv]
+        yield from _norm(f"{name}.samples", norm)
+    for part, affine in zip("qkv", qkv, strict=True):
         yield from _named(f"{name}.{part}", affine)
     yield from _named(f"{name}.lepe", _affine(attn.lepe1))
     conv, channel_norm, _, pointwise = attn.conv_offset_q

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from debiexport.errors import UsageError
 from debiexport.geometry import AttentionGeometry
 from debiexport.lowerings import Lowering
-from debiexport.static.ops import bias, layout, norm, routing, sampling
+from debiexport.static.ops import bias, heads, layout, norm, routing, sampling
 from debiexport.static.ops.layout.nchw import NCHWLayout
 from debiexport.static.weights import Weights
 
@@ -29,6 +29,10 @@ class Slots:
     def layout(self) -> NCHWLayout:
         return _named(layout.IMPLEMENTATIONS, "layout", self.lowering.layout)()  # type: ignore[no-any-return]
 
+    @property
+    def heads(self) -> type[heads.Heads]:
+        return _named(heads.IMPLEMENTATIONS, "heads", self.lowering.heads)  # type: ignore[no-any-return]
+
     def norm(self, channels: int, weights: Weights, eps: float = 1e-6) -> nn.Module:
         implementation = _named(norm.IMPLEMENTATIONS, "norm", self.lowering.norm)
         return implementation(channels, eps, weights, self.dtype)  # type: ignore[no-any-return]
@@ -36,11 +40,12 @@ class Slots:
     def routing(self, geometry: AttentionGeometry) -> routing.Routing:
         """The lowering's routing; none where top-k covers every region, since there is nothing to choose."""
         if geometry.routes_everywhere:
-            return routing.EverywhereRouting(geometry)
-        return self._serving(routing, "routing", geometry)(geometry)  # type: ignore[no-any-return]
+            return routing.EverywhereRouting(geometry, self.heads)
+        return self._serving(routing, "routing", geometry)(geometry, self.heads)  # type: ignore[no-any-return]
 
     def sampling(self, geometry: AttentionGeometry) -> nn.Module:
-        return self._serving(sampling, "sampling", geometry)(geometry, self.dtype)  # type: ignore[no-any-return]
+        implementation = self._serving(sampling, "sampling", geometry)
+        return implementation(geometry, self.dtype, self.heads)  # type: ignore[no-any-return]
 
     def bias(self, geometry: AttentionGeometry, table: Tensor) -> nn.Module:
         return self._serving(bias, "bias", geometry)(geometry, table)  # type: ignore[no-any-return]

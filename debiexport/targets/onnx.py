@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Collection, Mapping
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from debiexport.errors import DebiexportError, UsageError
+from debiexport.graph.duplicates import merge_duplicates, share_constants
+from debiexport.graph.gathers import shape_gathers
 from debiexport.graph.grid_samples import drop_default_mode
 from debiexport.graph.hats import fuse_hats
 from debiexport.graph.metadata import write_metadata
@@ -22,6 +21,7 @@ from debiexport.graph.scopes import name_places
 from debiexport.signature import IMAGES
 from debiexport.static.network import StaticNetwork
 from debiexport.static.taps import Taps
+from debiexport.targets.quiet import quiet_exporter
 
 OPSETS = (18, 19, 20)
 DEFAULT_OPSET = 20
@@ -29,6 +29,16 @@ BATCH_AXIS = "batch"
 MAX_BATCH = 1024
 MAX_FILE_BYTES = 2**31 - 1  # protobuf's limit
 _ROOT = "network"
+
+Pass = Callable[[ir.Model, Collection[str]], None]
+PASSES: Mapping[str, Pass] = {
+    "merge_duplicates": merge_duplicates,
+    "merge_reshapes": merge_reshapes,
+    "shape_gathers": shape_gathers,
+    "share_constants": share_constants,
+    "fuse_hats": fuse_hats,
+}
+"""What makes the graph smaller without changing a number. The taps are still outputs, and so stay."""
 
 
 def check_opset(opset: int) -> int:
@@ -68,6 +78,7 @@ def to_onnx(
     batch: int | None,
     opset: int = DEFAULT_OPSET,
     properties: Mapping[str, str] | None = None,
+    passes: Mapping[str, Pass] = PASSES,
 ) -> onnx.ModelProto:
     """Convert a static network to one ONNX model: `images` -> `logits`, or `feature1` to `feature4`.
 
@@ -76,6 +87,7 @@ def to_onnx(
         batch: N, or None for a dynamic batch.
         opset: 18 to 20.
         properties: model properties to store.
+        passes: over the graph, in order, each told which tensors have to stay.
 
     Raises:
         UsageError: the opset is out of range.
@@ -85,7 +97,7 @@ def to_onnx(
     taps = tap_names(network)
     example = network.example(batch or 2)
     shapes = None if batch else ({0: torch.export.Dim(BATCH_AXIS, min=1, max=MAX_BATCH)},)
-    with _quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             _Tapped(network).eval(),
             (example,),
@@ -102,9 +114,9 @@ def to_onnx(
         raise DebiexportError("torch.onnx.export returned no program: please report this with `debiexport doctor`")
     model = program.model
     name_places(model, _ROOT, taps)
+    for apply in passes.values():
+        apply(model, taps)
     keep_outputs(model, network.output_names)
-    merge_reshapes(model, taps)
-    fuse_hats(model, taps)
     drop_default_mode(model)
     write_metadata(model, network.geometry.card.name, properties or {})
     proto: onnx.ModelProto = program.model_proto
@@ -120,17 +132,3 @@ def _verify(proto: onnx.ModelProto, opset: int) -> None:
     if size > MAX_FILE_BYTES:
         raise DebiexportError(f"the model has {size} bytes, one ONNX file holds at most {MAX_FILE_BYTES}")
     onnx.checker.check_model(proto, full_check=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter to itself: it warns of its own internals and of an absent torchvision."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

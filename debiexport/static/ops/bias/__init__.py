@@ -1,8 +1,15 @@
-"""The bias slot: the position bias of every token against every agent."""
+"""The bias slot: the position bias of every token against every agent.
+
+An entry of `IMPLEMENTATIONS` is an implementation, one of `POLICIES` chooses one for each attention.
+"""
 
 from __future__ import annotations
 
+from debiexport.static.ops.bias.auto import cheapest_bias
 from debiexport.static.ops.bias.grid_sample import GridBias
 from debiexport.static.ops.bias.hat import HatBias
+from debiexport.static.ops.bias.lines import LineBias
+from debiexport.static.ops.bias.sampled import SampledBias
 
-IMPLEMENTATIONS = {"grid_sample": GridBias, "hat": HatBias}
+IMPLEMENTATIONS = {"grid_sample": GridBias, "hat": HatBias, "lines": LineBias, "sampled": SampledBias}
+POLICIES = {"auto": cheapest_bias}

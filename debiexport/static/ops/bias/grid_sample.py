@@ -14,8 +14,7 @@ class GridBias(nn.Module):
     """See the module."""
 
     table: Tensor
-    token_y: Tensor
-    token_x: Tensor
+    places: Tensor
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
@@ -33,16 +32,13 @@ class GridBias(nn.Module):
         y = torch.arange(height, dtype=torch.float64) / (height - 1) * 2 - 1
         x = torch.arange(width, dtype=torch.float64) / (width - 1) * 2 - 1
         y, x = torch.meshgrid(y, x, indexing="ij")
-        self.register_buffer("token_y", y.reshape(1, 1, -1, 1).to(table.dtype))
-        self.register_buffer("token_x", x.reshape(1, 1, -1, 1).to(table.dtype))
+        self.register_buffer("places", torch.stack((x, y), -1).reshape(1, 1, -1, 1, 2).to(table.dtype))
 
     def forward(self, positions: Positions) -> Tensor:
         """Bias (N, M, H*W, n) of every token against every agent."""
-        agents = positions.y.shape[2]
-        dy = (self.token_y - positions.y.transpose(-2, -1)) * 0.5  # (N, G, HW, n)
-        dx = (self.token_x - positions.x.transpose(-2, -1)) * 0.5
-        grid = torch.stack((dx, dy), dim=-1).flatten(0, 1)  # (N*G, HW, n, 2)
-        batch = positions.y.shape[0]
+        batch, agents = positions.shape[0], positions.shape[2]
+        grid = (self.places - positions.unsqueeze(2)) * 0.5  # (N, G, HW, n, 2), x before y
+        grid = grid.flatten(0, 1)
         table = self.table.expand(batch, -1, -1, -1, -1).flatten(0, 1)  # (N*G, M/G, 2q-1, 2q-1)
         sampled = F.grid_sample(table, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
         return sampled.reshape(-1, self.heads, self.tokens, agents)

@@ -19,8 +19,6 @@ class HatBias(nn.Module):
     """See the module."""
 
     table: Tensor
-    row_entries: Tensor
-    column_entries: Tensor
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
@@ -32,26 +30,41 @@ class HatBias(nn.Module):
         super().__init__()
         assert geometry.stage.offset_groups
         self.groups, self.heads = geometry.stage.offset_groups, geometry.heads
-        self.height, self.width = geometry.padded_size
-        self.side = table.shape[-1]
+        self.tokens, self.side = geometry.padded_size, table.shape[-1]
         per_group = self.heads // self.groups
         self.register_buffer("table", table.reshape(1, self.groups, per_group, self.side, self.side))
-        step = (self.side - 1) / 2  # q-1
-        self.reach = step / 2
-        # Table entry u seen from token row i: u - i (q-1)/(H-1). What is left is the agent's share, (1-p)(q-1)/2.
-        entries = pixels(self.side, torch.float64)
-        for name, n in (("row_entries", self.height), ("column_entries", self.width)):
-            seen = entries - pixels(n, torch.float64).unsqueeze(-1) * step / (n - 1)
-            self.register_buffer(name, seen.to(table.dtype))
+        self.rows, self.columns = (TableWeights(n, self.side, table.dtype) for n in self.tokens)
 
     def forward(self, positions: Positions) -> Tensor:
         """Bias (N, M, H*W, n) of every token against every agent."""
-        agents = positions.y.shape[2]
-        shift_y, shift_x = (((1 - p) * self.reach).unsqueeze(-1) for p in positions)  # (N, G, n, 1, 1)
-        rows = hat(shift_y, self.row_entries)  # (N, G, n, H, 2q-1)
-        columns = hat(shift_x, self.column_entries)  # (N, G, n, W, 2q-1)
-        rows = rows.reshape(-1, self.groups, 1, agents * self.height, self.side)
+        agents, (height, width) = positions.shape[2], self.tokens
+        x, y = positions.unbind(-1)
+        rows = self.rows(y).reshape(-1, self.groups, 1, agents * height, self.side)
         lines = rows @ self.table  # (N, G, M/G, n*H, 2q-1)
-        lines = lines.reshape(-1, self.groups, self.heads // self.groups, agents, self.height, self.side)
-        bias = lines @ columns.unsqueeze(2).transpose(-2, -1)  # (N, G, M/G, n, H, W)
-        return bias.reshape(-1, self.heads, agents, self.height * self.width).transpose(-2, -1)
+        lines = lines.reshape(-1, self.groups, self.heads // self.groups, agents, height, self.side)
+        bias = lines @ self.columns(x).unsqueeze(2).transpose(-2, -1)  # (N, G, M/G, n, H, W)
+        return bias.reshape(-1, self.heads, agents, height * width).transpose(-2, -1)  # type: ignore[no-any-return]
+
+
+class TableWeights(nn.Module):
+    """Weights of a table's entries along one axis, for every token's and agent's place on it.
+
+    Args:
+        tokens: H or W.
+        side: 2q-1, entries of the table.
+        dtype: of the weights.
+    """
+
+    entries: Tensor
+
+    def __init__(self, tokens: int, side: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        step = (side - 1) / 2  # q-1
+        self.reach = step / 2
+        # Table entry u seen from token i: u - i (q-1)/(H-1). What is left is the agent's share, (1-p)(q-1)/2.
+        seen = pixels(side, torch.float64) - pixels(tokens, torch.float64).unsqueeze(-1) * step / (tokens - 1)
+        self.register_buffer("entries", (seen - self.reach).to(dtype))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Positions (N, G, n) on this axis -> (N, G, n, tokens, 2q-1)."""
+        return hat((p * self.reach).unsqueeze(-1).unsqueeze(-1) + self.entries)

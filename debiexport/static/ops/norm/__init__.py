@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.norm.instance import InstanceNorm
 from debiexport.static.ops.norm.layernorm import LayerNorm
 
-IMPLEMENTATIONS = {"layernorm": LayerNorm}
+IMPLEMENTATIONS = {"instance": InstanceNorm, "layernorm": LayerNorm}

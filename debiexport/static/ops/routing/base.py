@@ -7,11 +7,16 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.heads import Heads
 from debiexport.static.taps import Taps
 
 
 class Routing(nn.Module, ABC):
     """Who attends to whom, and the attention itself; the order of tokens inside is its own affair.
+
+    Args:
+        geometry: sizes of the attention.
+        heads: implementation of the heads slot.
 
     Attributes:
         exposes: last parts of the stable names that it records.
@@ -19,7 +24,7 @@ class Routing(nn.Module, ABC):
 
     exposes: tuple[str, ...] = ()
 
-    def __init__(self, geometry: AttentionGeometry) -> None:
+    def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
         super().__init__()
         self.geometry = geometry
 

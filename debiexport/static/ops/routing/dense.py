@@ -13,13 +13,14 @@ from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
+from debiexport.static.ops.heads import Heads
+from debiexport.static.ops.heads.order import by_region
+from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.base import Routing
-from debiexport.static.ops.routing.gather import describe
-from debiexport.static.ops.routing.heads import merge_regions, split_regions
 from debiexport.static.taps import Taps
 
 MAX_COMPARISONS = 2**24
-MAX_SCORES = 2**26
+MAX_SCORES = 2**27
 OUT_OF_REACH = -3.0e4
 """Added to the scores of keys that are not routed to: their weight is 0 in float32, and float16 holds it."""
 
@@ -41,9 +42,11 @@ class DenseRouting(Routing):
             return f"dense attention takes {scores} scores an image"
         return None
 
-    def __init__(self, geometry: AttentionGeometry) -> None:
-        super().__init__(geometry)
-        r = geometry.region_count
+    def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
+        super().__init__(geometry, heads)
+        g, r = geometry, geometry.region_count
+        self.queries = heads(by_region(g.query_size, g.heads, g.regions), g.head_width)
+        self.keys = heads(by_region(g.padded_size, g.heads, g.regions), g.head_width)
         # before[j, i] = 1 where region i comes before region j: among equals the earlier one wins.
         self.register_buffer("before", torch.ones(r, r).tril(-1))
 
@@ -52,10 +55,9 @@ class DenseRouting(Routing):
         g = self.geometry
         r, m, d = g.region_count, g.heads, g.head_width
         queries, keys = (prod(size) // r for size in (g.query_size, g.padded_size))
-        q = split_regions(q, m, g.query_size, g.regions, d)  # (N, M, R, Tq, d)
-        k, v = (split_regions(x, m, g.padded_size, g.regions, d) for x in (k, v))
+        q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, T, d)
 
-        affinity = taps.record(f"{g.name}.{AFFINITY}", describe(q) @ describe(k).transpose(-2, -1))
+        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k))
         chosen = taps.record(f"{g.name}.{ROUTES}", self.choose(affinity))  # (N, R, R), 1 where routed to
 
         k, v = (x.reshape(-1, m, r * keys, d) for x in (k, v))
@@ -63,7 +65,7 @@ class DenseRouting(Routing):
         mask = ((1 - chosen) * OUT_OF_REACH).reshape(-1, 1, r, 1, r, 1)
         scores = scores.reshape(-1, m, r, queries, r, keys) + mask
         out = scores.reshape(-1, m, r * queries, r * keys).softmax(-1) @ v
-        return merge_regions(out.reshape(-1, m, r, queries, d), m, g.query_size, g.regions, d)
+        return self.queries.merge(out)
 
     def choose(self, affinity: Tensor) -> Tensor:
         """Affinity (N, R, R) -> 1 where a region is among the k best of its row, else 0, in the same dtype."""

@@ -6,13 +6,12 @@ the order of the keys.
 
 from __future__ import annotations
 
-from math import prod
-
 from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.heads import Heads
+from debiexport.static.ops.heads.order import by_head
 from debiexport.static.ops.routing.base import Routing
-from debiexport.static.ops.routing.heads import merge_heads, split_heads
 from debiexport.static.taps import Taps
 
 
@@ -26,12 +25,13 @@ class EverywhereRouting(Routing):
             return None
         return f"top-k {geometry.top_k} of {geometry.region_count} regions has to be chosen"
 
+    def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
+        super().__init__(geometry, heads)
+        g = geometry
+        self.queries = heads(by_head(g.query_size, g.heads), g.head_width)
+        self.keys = heads(by_head(g.padded_size, g.heads), g.head_width)
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
-        g = self.geometry
-        queries, keys = prod(g.query_size), prod(g.padded_size)
-        q = split_heads(q, g.heads, queries, g.head_width)
-        k = split_heads(k, g.heads, keys, g.head_width)
-        v = split_heads(v, g.heads, keys, g.head_width)
-        out = (q @ k.transpose(-2, -1)).softmax(-1) @ v
-        return merge_heads(out, g.heads, g.query_size, g.head_width)
+        scores = self.queries.split(q) @ self.keys.split(k).transpose(-2, -1)
+        return self.queries.merge(scores.softmax(-1) @ self.keys.split(v))

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
+from debiexport.static.ops.heads import Heads
+from debiexport.static.ops.heads.order import by_region
+from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.base import Routing
-from debiexport.static.ops.routing.heads import merge_regions, split_regions
 from debiexport.static.taps import Taps
 
 
@@ -30,20 +32,21 @@ class GatherRouting(Routing):
         """None: every geometry is served."""
         return None
 
-    def __init__(self, geometry: AttentionGeometry) -> None:
-        super().__init__(geometry)
-        heads, regions = geometry.heads, geometry.region_count
-        self.register_buffer("head_rows", (torch.arange(heads) * regions).view(1, heads, 1, 1))
+    def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
+        super().__init__(geometry, heads)
+        g = geometry
+        self.queries = heads(by_region(g.query_size, g.heads, g.regions), g.head_width)
+        self.keys = heads(by_region(g.padded_size, g.heads, g.regions), g.head_width)
+        self.register_buffer("head_rows", (torch.arange(g.heads) * g.region_count).view(1, g.heads, 1, 1))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
         g = self.geometry
         r, m, d, topk = g.region_count, g.heads, g.head_width, g.top_k
         keys = prod(g.region_size)
-        q = split_regions(q, m, g.query_size, g.regions, d)  # (N, M, R, Tq, d)
-        k, v = (split_regions(x, m, g.padded_size, g.regions, d) for x in (k, v))
+        q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, T, d)
 
-        affinity = taps.record(f"{g.name}.{AFFINITY}", describe(q) @ describe(k).transpose(-2, -1))
+        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k))
         routes = taps.record(f"{g.name}.{ROUTES}", affinity.topk(topk, dim=-1).indices)  # (N, R, topk)
 
         images = torch.arange(q.shape[0], device=q.device) * (m * r)
@@ -53,10 +56,4 @@ class GatherRouting(Routing):
             return x.reshape(-1, keys * d).index_select(0, rows).reshape(-1, m, r, topk * keys, d)
 
         out = (q @ gather(k).transpose(-2, -1)).softmax(-1) @ gather(v)
-        return merge_regions(out, m, g.query_size, g.regions, d)
-
-
-def describe(x: Tensor) -> Tensor:
-    """Mean over the tokens of each region, (N, M, R, T, d) -> (N, R, M*d)."""
-    means = x.mean(3) if x.shape[3] > 1 else x.squeeze(3)
-    return means.transpose(1, 2).flatten(2)
+        return self.queries.merge(out)

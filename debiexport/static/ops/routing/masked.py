@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from math import prod
 
+import torch
 from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
+from debiexport.static.ops.heads import Heads
+from debiexport.static.ops.heads.order import by_place_in_region, by_region
+from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.base import Routing
-from debiexport.static.ops.routing.gather import describe
-from debiexport.static.ops.routing.heads import merge_regions, split_interleaved, split_regions
 from debiexport.static.taps import Taps
 
 DEPTH = 60.0
 OUT_OF_REACH = 3.0e4
-MAX_SCORES = 2**26
+MAX_SCORES = 2**27
 
 
 class MaskedRouting(Routing):
     """See the module."""
 
     exposes = (AFFINITY, ROUTES)
+    mask_rows: Tensor
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
@@ -34,25 +37,29 @@ class MaskedRouting(Routing):
         scores = geometry.heads * prod(geometry.query_size) * prod(geometry.padded_size)
         return f"dense attention takes {scores} scores an image" if scores > MAX_SCORES else None
 
+    def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
+        super().__init__(geometry, heads)
+        g = geometry
+        self.queries = heads(by_region(g.query_size, g.heads, g.regions), g.head_width)
+        # Keys by place in their region first: a row's mask then repeats along contiguous numbers.
+        self.keys = heads(by_place_in_region(g.padded_size, g.heads, g.regions), g.head_width)
+        repeats = prod(g.query_size) * prod(g.region_size) // g.region_count
+        self.register_buffer("mask_rows", torch.arange(g.region_count).repeat_interleave(repeats))
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
         g = self.geometry
-        r, m, d = g.region_count, g.heads, g.head_width
-        queries, keys = (prod(size) // r for size in (g.query_size, g.padded_size))
-        q = split_regions(q, m, g.query_size, g.regions, d)  # (N, M, R, Tq, d)
-        # Keys by place in their region first: a row's mask then repeats along contiguous numbers.
-        k, v = (split_interleaved(x, m, g.padded_size, g.regions, d) for x in (k, v))  # (N, M, Tk, R, d)
+        m, d, queries, keys = g.heads, g.head_width, prod(g.query_size), prod(g.padded_size)
+        q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, Tq, d), (N, M, Tk, R, d)
 
-        affinity = taps.record(f"{g.name}.{AFFINITY}", describe(q) @ describe(k.transpose(2, 3)).transpose(-2, -1))
+        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k, keys=2))
         best, routes = affinity.topk(g.top_k, dim=-1)  # (N, R, topk) each
         taps.record(f"{g.name}.{ROUTES}", routes)
         # Products with zero have the right shape whatever the batch.
         mask = (affinity * 0 - OUT_OF_REACH).scatter(-1, routes, best * 0)
+        mask = mask.index_select(1, self.mask_rows).reshape(-1, 1, queries, keys)
 
-        k, v = (x.reshape(-1, m, r * keys, d) for x in (k, v))
-        scores = q.reshape(-1, m, r * queries, d) @ k.transpose(-2, -1)
-        masked = scores.reshape(-1, m, r, queries * keys, r) + mask.unsqueeze(1).unsqueeze(3)
-        masked = masked.reshape(-1, m, r * queries, r * keys)
-        masked = masked.maximum(masked.amax(-1, keepdim=True) - DEPTH)
-        out = masked.softmax(-1) @ v
-        return merge_regions(out.reshape(-1, m, r, queries, d), m, g.query_size, g.regions, d)
+        q, k, v = q.reshape(-1, m, queries, d), k.reshape(-1, m, keys, d), v.reshape(-1, m, keys, d)
+        masked = q @ k.transpose(-2, -1) + mask
+        masked = masked.maximum((masked.amax(-1) - DEPTH).unsqueeze(-1))
+        return self.queries.merge(masked.softmax(-1) @ v)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from debiexport.geometry import AttentionGeometry
+from debiexport.static.ops.heads import Heads
 from debiexport.static.ops.positions import Positions
 
 
@@ -18,7 +19,7 @@ class GridSampling(nn.Module):
         """None: every geometry is served."""
         return None
 
-    def __init__(self, geometry: AttentionGeometry, dtype: torch.dtype) -> None:
+    def __init__(self, geometry: AttentionGeometry, dtype: torch.dtype, heads: type[Heads]) -> None:
         super().__init__()
         assert geometry.stage.offset_groups
         assert geometry.agent_size
@@ -26,10 +27,9 @@ class GridSampling(nn.Module):
         self.agent_size = geometry.agent_size
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
-        """Sample a map (N, C, H, W) at the agents' positions, group-wise -> (N, C, n)."""
-        channels = x.shape[1]
-        grid = torch.cat((positions.x, positions.y), dim=-1)  # (x, y), as the operation wants it
-        grid = grid.reshape(-1, *self.agent_size, 2)
-        grouped = x.reshape(-1, channels // self.groups, *self.size)
+        """Sample a map (N, H, W, C) at the agents' positions, group-wise -> (N, Hk, Wk, C)."""
+        channels = x.shape[-1]
+        grid = positions.reshape(-1, *self.agent_size, 2)
+        grouped = x.permute(0, 3, 1, 2).reshape(-1, channels // self.groups, *self.size)
         out = F.grid_sample(grouped, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-        return out.reshape(-1, channels, self.agent_size[0] * self.agent_size[1])
+        return out.reshape(-1, channels, *self.agent_size).permute(0, 2, 3, 1)

@@ -1,0 +1,91 @@
+"""Every ability, and what stands in its way."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from pretended import EXPORTING, RUNNING, ability, package, pretend
+
+from debiexport.doctor.abilities import ABILITIES, TORCH_NOTE
+from debiexport.doctor.packages import CORE, PACKAGES
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = pretend(monkeypatch, EXPORTING)
+    assert diagnosis.healthy
+    assert [str(a) for a in diagnosis.abilities] == [
+        "export to ONNX: ok",
+        "check in full: ok",
+        "check without torch: ok",
+        "predict: ok",
+        "bench: ok",
+        "bench against plain: ok",
+        "bench against eager: ok",
+        "bench against openvino: blocked, openvino is not installed; run: pip install 'debiexport[export,openvino]'",
+    ]
+    assert str(diagnosis) == "7 of 8 abilities ok, 0 packages broken, 0 conflicts"
+    assert str(package(diagnosis, "torch")) == "torch 2.13.0+cpu"
+    assert str(package(diagnosis, "tensorrt")) == "tensorrt: not installed"
+
+
+def test_without_torch_running_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = pretend(monkeypatch, RUNNING)
+    assert diagnosis.healthy
+    assert {a.name for a in diagnosis.abilities if a.ok} == {"check without torch", "predict", "bench"}
+    export = ability(diagnosis, "export to ONNX")
+    assert export.reasons == ("torch is not installed", "onnxscript is not installed", "safetensors is not installed")
+    assert export.commands == ("pip install 'debiexport[export]'",)
+    assert export.note == TORCH_NOTE
+    assert str(export) == (
+        "export to ONNX: blocked, torch is not installed, onnxscript is not installed, safetensors is not installed;"
+        f" run: pip install 'debiexport[export]' ({TORCH_NOTE})"
+    )
+
+
+def test_only_torch_brings_the_note_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    export = ability(pretend(monkeypatch, {k: v for k, v in EXPORTING.items() if k != "onnxscript"}), "export to ONNX")
+    assert export.note is None
+    assert str(export) == "export to ONNX: blocked, onnxscript is not installed; run: pip install 'debiexport[export]'"
+
+
+def test_a_missing_core_package_blocks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = pretend(monkeypatch, {k: v for k, v in EXPORTING.items() if k != "onnxruntime"})
+    assert not any(a.ok for a in diagnosis.abilities)
+    assert ability(diagnosis, "predict").commands == ("pip install debiexport",)
+    assert ability(diagnosis, "export to ONNX").commands == ("pip install 'debiexport[export]'",)
+
+
+def test_another_build_of_onnxruntime_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {k: v for k, v in RUNNING.items() if k != "onnxruntime"} | {"onnxruntime-gpu": "1.31.1"}
+    assert ability(pretend(monkeypatch, installed), "predict").ok
+
+
+def test_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = pretend(monkeypatch, EXPORTING | {"torch": "2.8.1"})
+    export = ability(diagnosis, "export to ONNX")
+    assert export.reasons == ("torch is 2.8.1, 2.9 or newer is needed",)
+    assert export.commands == ("pip install 'debiexport[export]'",)
+    assert export.note == TORCH_NOTE
+    assert diagnosis.healthy
+
+
+def test_no_minimum_is_known_where_debiexport_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {k: v for k, v in EXPORTING.items() if k != "debiexport"} | {"torch": "2.8.1"}
+    assert ability(pretend(monkeypatch, installed), "export to ONNX").ok
+
+
+def test_tables_agree_with_each_other_and_with_pyproject() -> None:
+    """An ability needs no package that the table of packages lacks, or that its extra does not bring."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    core = {Requirement(r).name for r in project["dependencies"]}
+    assert core == set(CORE)
+    for need in ABILITIES:
+        extras = need.extra.split(",") if need.extra else []
+        brought = [text for extra in extras for text in project["optional-dependencies"][extra]]
+        assert set(need.packages) <= core | {Requirement(r).name for r in brought}
+        assert set(need.packages) <= set(PACKAGES)
