@@ -265,7 +265,7 @@ def test_backbone(seg_bundle: Path) -> None:
     assert bundle.manifest.card.num_classes is None
     assert {output["output"] for output in bundle.manifest.parity["outputs"]} <= set(shapes)
     names = [node.name for node in model.graph.node]
-    assert {f"{name}.norm/InstanceNormalization" for name in shapes} <= set(names)
+    assert {f"{name}.norm/LayerNormalization" for name in shapes} <= set(names)
     assert [name for name in names if not _PLACE.fullmatch(name)] == []
 
 

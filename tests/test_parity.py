@@ -23,7 +23,7 @@ from debiexport.parity import Judgement, judge
 from debiexport.parity_inputs import ParityImage, parity_images
 from debiexport.runtimes.base import Array, Arrays
 from debiexport.static.network import StaticNetwork
-from debiexport.static.ops.norm.layernorm import LayerNorm
+from debiexport.static.ops.norm.instance import InstanceNorm
 from debiexport.static.taps import Taps
 
 SIZE = (64, 64)
@@ -95,7 +95,7 @@ def test_every_output_of_a_backbone_is_judged(
 ) -> None:
     """A wrong epsilon in the norm of one output: nothing else notices."""
     norm = _module(seg_runtime.network, f"{output}.norm")
-    assert isinstance(norm, LayerNorm)
+    assert isinstance(norm, InstanceNorm)
     assert norm.eps == 1e-5
     norm.eps = 1e-3
     report = seg_verdict(seg_runtime).report
@@ -168,7 +168,7 @@ def _module(network: StaticNetwork, path: str) -> nn.Module:
 
 def _epsilon(network: StaticNetwork) -> None:
     norm = _module(network, "stage1.block1.attn2.agent_norm")
-    assert isinstance(norm, LayerNorm)
+    assert isinstance(norm, InstanceNorm)
     norm.eps = 1e-4
 
 
@@ -186,7 +186,7 @@ def _no_offsets(network: StaticNetwork) -> None:
 
 def _swapped_axes(network: StaticNetwork) -> None:
     offset = _module(network, "stage1.block1.attn2.offset")
-    offset.register_forward_hook(lambda module, args, out: type(out)(y=out.x, x=out.y))
+    offset.register_forward_hook(lambda module, args, out: out.flip(-1))
 
 
 def _no_bias(network: StaticNetwork) -> None:

@@ -41,6 +41,7 @@ def test_modes_reach_onnxruntime(mode: str) -> None:
 def test_memory_switches_reach_onnxruntime(value: bool) -> None:
     assert applied(memory_pattern=value).enable_mem_pattern is value
     assert applied(memory_arena=value).enable_cpu_mem_arena is value
+    assert applied(memory_reuse=value).enable_mem_reuse is value
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -53,7 +54,8 @@ def test_entries_reach_onnxruntime(name: str) -> None:
 
 def test_without_arguments_they_are_the_runtimes_own() -> None:
     default, ours = ort.SessionOptions(), applied()
-    for name in ("graph_optimization_level", "execution_mode", "enable_mem_pattern", "enable_cpu_mem_arena"):
+    switches = ("enable_mem_pattern", "enable_cpu_mem_arena", "enable_mem_reuse")
+    for name in ("graph_optimization_level", "execution_mode", *switches):
         assert getattr(ours, name) == getattr(default, name)
 
 
@@ -74,6 +76,7 @@ OTHER = SessionOptions(
     execution_mode="parallel",
     memory_pattern=False,
     memory_arena=False,
+    memory_reuse=False,
     entries={"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "4"},
 )
 
@@ -92,7 +95,7 @@ def test_a_runtime_opens_its_sessions_with_them(model: Path, monkeypatch: pytest
     assert options.intra_op_num_threads == 1
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
-    assert (options.enable_mem_pattern, options.enable_cpu_mem_arena) == (False, False)
+    assert not (options.enable_mem_pattern or options.enable_cpu_mem_arena or options.enable_mem_reuse)
     assert options.get_session_config_entry("session.dynamic_block_base") == "4"
     assert runtime.options == {"provider": "CPUExecutionProvider", "intra_op_num_threads": 1, **OTHER.to_dict()}
 
@@ -105,6 +108,7 @@ def test_a_runtime_says_what_it_has_by_default(model: Path) -> None:
         "execution_mode": "sequential",
         "memory_pattern": True,
         "memory_arena": True,
+        "memory_reuse": True,
         "entries": {},
     }
 

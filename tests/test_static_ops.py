@@ -20,7 +20,7 @@ from debiexport.static.ops.bias.auto import cheapest_bias
 from debiexport.static.ops.hat import BilinearWeights, PixelWeights, hat, pixels
 from debiexport.static.ops.heads import IMPLEMENTATIONS as HEADS
 from debiexport.static.ops.heads import Heads, PermutedHeads
-from debiexport.static.ops.heads.order import Order, by_head, by_place_in_region, by_region
+from debiexport.static.ops.heads.order import Order, by_head, by_region
 from debiexport.static.ops.layout.nchw import NCHWLayout
 from debiexport.static.ops.positions import Positions
 from debiexport.static.ops.routing import (
@@ -32,6 +32,7 @@ from debiexport.static.ops.routing import (
     Routing,
 )
 from debiexport.static.ops.routing.auto import cheapest_routing
+from debiexport.static.ops.routing.mask import RegionMask
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
 
@@ -136,7 +137,7 @@ def _attend(routing: Routing, batch: int) -> tuple[torch.Tensor, torch.Tensor, t
     q = _random(batch, *g.query_size, g.channels, seed=1)
     k, v = (_random(batch, *g.padded_size, g.channels, seed=seed) for seed in (2, 4))
     taps = Taps()
-    out = routing(q, k, v, taps)
+    out = routing(*(x.permute(0, 3, 1, 2) for x in (q, k, v)), taps)
     qr, kr, vr = (to_regions(t, g.regions) for t in (q, k, v))
     affinity = qr.mean(2) @ kr.mean(2).transpose(-2, -1)
     wanted = routed_attention(qr, kr, vr, affinity.topk(g.top_k).indices, g.heads, 1.0)
@@ -187,8 +188,8 @@ def test_ranking_by_counting_takes_the_earlier_of_equals(tiny_card: Card, k: int
 def test_masked_scores_weigh_nothing_however_large(tiny_card: Card) -> None:
     """A key that was not chosen may have by far the best score; the chosen ones may differ by hundreds."""
     g = _geometry(tiny_card, "stage2.block1.attn2", (64, 64))
-    q = _random(1, *g.query_size, g.channels, seed=1) * 30
-    k, v = (_random(1, *g.padded_size, g.channels, seed=seed) * 30 for seed in (2, 4))
+    q = _random(1, g.channels, *g.query_size, seed=1) * 30
+    k, v = (_random(1, g.channels, *g.padded_size, seed=seed) * 30 for seed in (2, 4))
     outs = [cls(g, PermutedHeads)(q, k, v, Taps()) for cls in (MaskedRouting, DenseRouting, GatherRouting)]
     torch.testing.assert_close(outs[0], outs[2], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(outs[1], outs[2], rtol=1e-12, atol=1e-12)
@@ -239,7 +240,6 @@ def test_norm_with_and_without_affine(implementation: Any) -> None:
 ORDERS = {
     "by head": by_head((4, 6), 3),
     "by region": by_region((4, 6), 3, 2),
-    "by place": by_place_in_region((4, 6), 3, 2),
     "one token a region": by_region((2, 2), 3, 2),
     "one head": by_head((4, 6), 1),
     "one region": by_region((4, 6), 2, 1),
@@ -263,13 +263,26 @@ def test_heads_move_rows_and_move_them_back(order: Order, heads: type[Heads]) ->
 def test_orders() -> None:
     """Rows of a 4x4 map of two heads in 2x2 regions."""
     rows = torch.arange(32).reshape(1, 4, 4, 2)
-    tokens, regions, places = (
-        PermutedHeads(order, 1).split(rows)[0, ..., 0]
-        for order in (by_head((4, 4), 2), by_region((4, 4), 2, 2), by_place_in_region((4, 4), 2, 2))
+    tokens, regions = (
+        PermutedHeads(order, 1).split(rows)[0, ..., 0] for order in (by_head((4, 4), 2), by_region((4, 4), 2, 2))
     )
     assert tokens[1].tolist() == list(range(1, 32, 2))
     assert (regions[0, 1] // 2).tolist() == [2, 3, 6, 7]  # the upper right region
-    assert (places[0, 1] // 2).tolist() == [1, 3, 9, 11]  # the upper right token of each region
+
+
+@pytest.mark.parametrize("name", ["stage1.block1.attn1", "stage2.block1.attn2"])
+def test_a_mask_of_regions_reaches_every_token(tiny_card: Card, name: str) -> None:
+    g = _geometry(tiny_card, name)
+    mask = _random(2, g.region_count, g.region_count)
+    spread = RegionMask(g)(mask)
+    regions = [
+        to_regions(torch.arange(h * w).reshape(1, h, w, 1), g.regions)[0, ..., 0]
+        for h, w in (g.query_size, g.padded_size)
+    ]
+    assert spread.shape == (2, 1, regions[0].numel(), regions[1].numel())
+    for i, j in np.ndindex(g.region_count, g.region_count):
+        block = spread[:, 0, regions[0][i]][..., regions[1][j]]
+        assert torch.equal(block, mask[:, i, j].reshape(-1, 1, 1).expand_as(block)), "exactly"
 
 
 def test_orders_have_as_few_axes_as_they_need() -> None:

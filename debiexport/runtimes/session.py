@@ -46,6 +46,7 @@ class SessionOptions:
         execution_mode: one of `MODES`: whether operators without need of each other may run at once.
         memory_pattern: whether one allocation is planned for a whole run.
         memory_arena: whether freed memory is kept for the next run.
+        memory_reuse: whether the buffer of a result that is done with becomes that of the next one.
         entries: configuration entries of `ENTRIES`; the others are ONNX Runtime's defaults.
 
     Raises:
@@ -56,12 +57,13 @@ class SessionOptions:
     execution_mode: str = "sequential"
     memory_pattern: bool = True
     memory_arena: bool = True
+    memory_reuse: bool = True
     entries: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _one_of("graph_optimization_level", self.graph_optimization_level, LEVELS)
         _one_of("execution_mode", self.execution_mode, MODES)
-        for name in ("memory_pattern", "memory_arena"):
+        for name in ("memory_pattern", "memory_arena", "memory_reuse"):
             if not isinstance(getattr(self, name), bool):
                 raise BundleError(f"the session option {name} is {_shown(getattr(self, name))}: give true or false")
         if not isinstance(self.entries, Mapping):
@@ -94,6 +96,7 @@ class SessionOptions:
         options.execution_mode = getattr(ort.ExecutionMode, MODES[self.execution_mode])
         options.enable_mem_pattern = self.memory_pattern
         options.enable_cpu_mem_arena = self.memory_arena
+        options.enable_mem_reuse = self.memory_reuse
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
 
@@ -111,5 +114,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-RECOMMENDED = SessionOptions()
-"""What an export writes into its manifest, and is proven with: the choice of `debiexport bench`'s results."""
+RECOMMENDED = SessionOptions(memory_reuse=False)
+"""What an export writes into its manifest, and is proven with. Measured by `benchmarks/ablation.py`: with buffers of
+their own, results take less time and, since the planner of shared buffers is wasteful here, less memory.
+"""

@@ -37,9 +37,7 @@ class StaticRegionAttention(nn.Module):
         super().__init__()
         self.geometry, self.layout = geometry, slots.layout
         self.norm = slots.norm(geometry.channels, weights.at("norm"))
-        self.q, self.k, self.v = (
-            self.layout.attention_pointwise(weights[f"{p}.weight"], weights[f"{p}.bias"]) for p in "qkv"
-        )
+        self.q, self.k, self.v = (self.layout.pointwise(weights[f"{p}.weight"], weights[f"{p}.bias"]) for p in "qkv")
         self.routing = slots.routing(geometry)
         self.lepe = self.layout.conv(weights["lepe.weight"], weights["lepe.bias"], padding=2, groups=geometry.channels)
         self.proj = self.layout.pointwise(weights["proj.weight"], weights["proj.bias"])
@@ -48,9 +46,10 @@ class StaticRegionAttention(nn.Module):
         """Residual stream -> what attention adds to it."""
         g, layout = self.geometry, self.layout
         x = pad_map(self.norm(layout.to_attention(stream)), g.map_size, g.padded_size)  # (N, H, W, C)
+        x = layout.to_stream(x)
         v = self.v(x)
         out = self.routing(self.q(x), self.k(x), v, taps)
-        local = self.lepe(layout.to_stream(x if g.kind == "full" else v))
+        local = self.lepe(x if g.kind == "full" else v)
         # Added as maps of attention, the sum goes straight into the projection.
         out = crop_map(out + layout.to_attention(local), g.padded_size, g.map_size)
         return self.proj(layout.to_stream(out))  # type: ignore[no-any-return]
@@ -118,7 +117,7 @@ class StaticDBRA(nn.Module):
         # whose weights add up to one, get it here.
         self.register_buffer("sample_scale", weights.get("samples.weight"))
         self.register_buffer("sample_shift", weights.get("samples.bias"))
-        self.q, self.k, self.v = (attention_pointwise(part) for part in "qkv")
+        self.q, self.k, self.v = (pointwise(part) for part in "qkv")
         self.offset = StaticOffsets(geometry, weights.at("offset"), slots)
         self.sampling = slots.sampling(geometry)
         self.agent_q = attention_pointwise("agent_q")
@@ -138,31 +137,34 @@ class StaticDBRA(nn.Module):
         """Residual stream -> what attention adds to it."""
         g, layout = self.geometry, self.layout
         x = pad_map(self.norm(layout.to_attention(stream)), g.map_size, g.padded_size)  # (N, H, W, C)
-        q = self.q(x)
-        positions = self.offset(layout.to_stream(q))
+        tokens = layout.to_stream(x)
+        q = self.q(tokens)
+        positions = self.offset(q)
 
         agents = self.sampling(x, positions)  # (N, Hk, Wk, C)
         if self.sample_scale is not None:
             agents = agents * self.sample_scale + self.sample_shift
-        agents = self.refine(x, pad_map(agents, self.agent_size, self.padded_agent_size), taps)
+        agents = self.refine(tokens, pad_map(agents, self.agent_size, self.padded_agent_size), taps)
 
         out = self.broadcast(q, agents, self.bias(self._pad_positions(positions)))
         return self.proj(layout.to_stream(crop_map(out, g.padded_size, g.map_size)))  # type: ignore[no-any-return]
 
     def refine(self, x: Tensor, agents: Tensor, taps: Taps) -> Tensor:
-        """Agents (N, Hk, Wk, C) attend to their routed regions of x (N, H, W, C), pass the inner MLP and norm."""
+        """Agents (N, Hk, Wk, C) attend to their routed regions of x (N, C, H, W), pass the inner MLP and norm."""
         layout = self.layout
         v = self.v(x)
-        attended = self.routing(self.agent_q(agents), self.k(x), v, taps)
-        local = layout.to_attention(self.lepe(layout.to_stream(v)))
+        attended = self.routing(layout.to_stream(self.agent_q(agents)), self.k(x), v, taps)
+        local = layout.to_attention(self.lepe(v))
         agents = agents + self.unify(attended + pad_map(local, self.agent_size, self.padded_agent_size))
         out = self.mlp(layout.to_stream(self.mlp_norm(agents)))
         return self.agent_norm(agents + layout.to_attention(out))  # type: ignore[no-any-return]
 
     def broadcast(self, q: Tensor, agents: Tensor, bias: Tensor) -> Tensor:
-        """Every token of the map q (N, H, W, C) attends to the agents (N, Hk, Wk, C) -> (N, H, W, C)."""
+        """Every token of q (N, C, H, W) attends to the agents (N, Hk, Wk, C) -> (N, H, W, C)."""
+        m, d = self.geometry.heads, self.geometry.head_width
         k, v = (self.agents.split(p(agents)) for p in (self.agent_k, self.agent_v))  # (N, M, n, d)
-        scores = self.tokens.split(q) @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
+        q = q.reshape(-1, m, d, q.shape[-2] * q.shape[-1]).transpose(-2, -1)  # (N, M, HW, d)
+        scores = q @ k.transpose(-2, -1) + bias  # (N, M, HW, n)
         return self.tokens.merge(scores.softmax(-1) @ v)
 
     def _pad_positions(self, positions: Positions) -> Positions:

@@ -60,5 +60,6 @@ class BilinearWeights(nn.Module):
     def forward(self, positions: Positions) -> Tensor:
         """-> (N, G, n, H*W)"""
         columns, rows = self.axes(positions)
-        weights: Tensor = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(-2)
+        # An outer product: ONNX Runtime is slow at products that broadcast short rows against each other.
+        weights: Tensor = (rows.unsqueeze(-1) @ columns.unsqueeze(-2)).flatten(-2)
         return weights

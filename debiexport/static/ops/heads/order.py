@@ -63,10 +63,3 @@ def by_region(size: tuple[int, int], heads: int, regions: int) -> Order:
     h, w = size[0] // regions, size[1] // regions
     lead = (heads, regions**2, h * w)
     return Order(size, heads, (regions, h, regions, w, heads), (4, 0, 2, 1, 3), lead).simplified()
-
-
-def by_place_in_region(size: tuple[int, int], heads: int, regions: int) -> Order:
-    """(M, h*w, S*S): the same tokens of every region side by side."""
-    h, w = size[0] // regions, size[1] // regions
-    lead = (heads, h * w, regions**2)
-    return Order(size, heads, (regions, h, regions, w, heads), (4, 1, 3, 0, 2), lead).simplified()

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def affinities(q: Tensor, k: Tensor, queries: int = 3, keys: int = 3) -> Tensor:
-    """Products of the regions' mean queries and mean keys, over all heads -> (N, R, R).
+def affinities(q: Tensor, k: Tensor, regions: int) -> Tensor:
+    """Products of the regions' mean queries and mean keys, over all heads.
 
     Args:
-        q: (N, M, R, Tq, d), or with R and Tq exchanged.
-        k: (N, M, R, Tk, d), or with R and Tk exchanged.
-        queries: axis of Tq.
-        keys: axis of Tk.
+        q, k: maps (N, C, H, W), whose sides S divides.
+        regions: S.
+
+    Returns:
+        (N, R, R)
     """
-    heads = mean(q, queries) @ mean(k, keys).transpose(-2, -1)  # (N, M, R, R)
-    return heads.sum(1)
+    return region_means(q, regions).transpose(-2, -1) @ region_means(k, regions)
 
 
-def mean(x: Tensor, axis: int) -> Tensor:
-    """Mean over an axis, which may hold one number."""
-    return x.mean(axis) if x.shape[axis] > 1 else x.squeeze(axis)
+def region_means(x: Tensor, regions: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, R)"""
+    size = (x.shape[-2] // regions, x.shape[-1] // regions)
+    return (x if size == (1, 1) else F.avg_pool2d(x, size)).flatten(2)

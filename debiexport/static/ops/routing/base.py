@@ -35,4 +35,8 @@ class Routing(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
-        """Padded maps q (N, Hq, Wq, C), scaled, and k, v (N, H, W, C) -> attention (N, Hq, Wq, C)."""
+        """Padded maps q (N, C, Hq, Wq), scaled, and k, v (N, C, H, W) -> attention (N, Hq, Wq, C)."""
+
+    def by_channel(self, x: Tensor) -> Tensor:
+        """A map (N, C, H, W) -> (N, M, d, H*W): channels fall into heads as they lie."""
+        return x.reshape(-1, self.geometry.heads, self.geometry.head_width, x.shape[-2] * x.shape[-1])

@@ -14,9 +14,10 @@ from torch import Tensor
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
 from debiexport.static.ops.heads import Heads
-from debiexport.static.ops.heads.order import by_region
+from debiexport.static.ops.heads.order import by_head
 from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.base import Routing
+from debiexport.static.ops.routing.mask import RegionMask
 from debiexport.static.taps import Taps
 
 MAX_COMPARISONS = 2**24
@@ -44,28 +45,19 @@ class DenseRouting(Routing):
 
     def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
         super().__init__(geometry, heads)
-        g, r = geometry, geometry.region_count
-        self.queries = heads(by_region(g.query_size, g.heads, g.regions), g.head_width)
-        self.keys = heads(by_region(g.padded_size, g.heads, g.regions), g.head_width)
+        r = geometry.region_count
+        self.queries = heads(by_head(geometry.query_size, geometry.heads), geometry.head_width)
+        self.mask = RegionMask(geometry)
         # before[j, i] = 1 where region i comes before region j: among equals the earlier one wins.
         self.register_buffer("before", torch.ones(r, r).tril(-1))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
-        g = self.geometry
-        r, m, d = g.region_count, g.heads, g.head_width
-        queries, keys = (prod(size) // r for size in (g.query_size, g.padded_size))
-        q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, T, d)
-
-        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k))
-        chosen = taps.record(f"{g.name}.{ROUTES}", self.choose(affinity))  # (N, R, R), 1 where routed to
-
-        k, v = (x.reshape(-1, m, r * keys, d) for x in (k, v))
-        scores = q.reshape(-1, m, r * queries, d) @ k.transpose(-2, -1)
-        mask = ((1 - chosen) * OUT_OF_REACH).reshape(-1, 1, r, 1, r, 1)
-        scores = scores.reshape(-1, m, r, queries, r, keys) + mask
-        out = scores.reshape(-1, m, r * queries, r * keys).softmax(-1) @ v
-        return self.queries.merge(out)
+        name = self.geometry.name
+        affinity = taps.record(f"{name}.{AFFINITY}", affinities(q, k, self.geometry.regions))
+        chosen = taps.record(f"{name}.{ROUTES}", self.choose(affinity))  # (N, R, R), 1 where routed to
+        scores = self.by_channel(q).transpose(-2, -1) @ self.by_channel(k) + self.mask((1 - chosen) * OUT_OF_REACH)
+        return self.queries.merge(scores.softmax(-1) @ self.by_channel(v).transpose(-2, -1))
 
     def choose(self, affinity: Tensor) -> Tensor:
         """Affinity (N, R, R) -> 1 where a region is among the k best of its row, else 0, in the same dtype."""

@@ -27,11 +27,9 @@ class EverywhereRouting(Routing):
 
     def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
         super().__init__(geometry, heads)
-        g = geometry
-        self.queries = heads(by_head(g.query_size, g.heads), g.head_width)
-        self.keys = heads(by_head(g.padded_size, g.heads), g.head_width)
+        self.queries = heads(by_head(geometry.query_size, geometry.heads), geometry.head_width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
-        scores = self.queries.split(q) @ self.keys.split(k).transpose(-2, -1)
-        return self.queries.merge(scores.softmax(-1) @ self.keys.split(v))
+        scores = self.by_channel(q).transpose(-2, -1) @ self.by_channel(k)
+        return self.queries.merge(scores.softmax(-1) @ self.by_channel(v).transpose(-2, -1))

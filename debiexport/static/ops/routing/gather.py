@@ -44,9 +44,10 @@ class GatherRouting(Routing):
         g = self.geometry
         r, m, d, topk = g.region_count, g.heads, g.head_width, g.top_k
         keys = prod(g.region_size)
+        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k, g.regions))
+        q, k, v = (x.permute(0, 2, 3, 1) for x in (q, k, v))
         q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, T, d)
 
-        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k))
         routes = taps.record(f"{g.name}.{ROUTES}", affinity.topk(topk, dim=-1).indices)  # (N, R, topk)
 
         images = torch.arange(q.shape[0], device=q.device) * (m * r)

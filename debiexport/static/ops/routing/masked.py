@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
 from torch import Tensor
 
 from debiexport.geometry import AttentionGeometry
 from debiexport.names import AFFINITY, ROUTES
 from debiexport.static.ops.heads import Heads
-from debiexport.static.ops.heads.order import by_place_in_region, by_region
+from debiexport.static.ops.heads.order import by_head
 from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.base import Routing
+from debiexport.static.ops.routing.mask import RegionMask
 from debiexport.static.taps import Taps
 
 DEPTH = 60.0
@@ -29,7 +29,6 @@ class MaskedRouting(Routing):
     """See the module."""
 
     exposes = (AFFINITY, ROUTES)
-    mask_rows: Tensor
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:
@@ -39,27 +38,17 @@ class MaskedRouting(Routing):
 
     def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
         super().__init__(geometry, heads)
-        g = geometry
-        self.queries = heads(by_region(g.query_size, g.heads, g.regions), g.head_width)
-        # Keys by place in their region first: a row's mask then repeats along contiguous numbers.
-        self.keys = heads(by_place_in_region(g.padded_size, g.heads, g.regions), g.head_width)
-        repeats = prod(g.query_size) * prod(g.region_size) // g.region_count
-        self.register_buffer("mask_rows", torch.arange(g.region_count).repeat_interleave(repeats))
+        self.queries = heads(by_head(geometry.query_size, geometry.heads), geometry.head_width)
+        self.mask = RegionMask(geometry)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
         """See `Routing.forward`."""
         g = self.geometry
-        m, d, queries, keys = g.heads, g.head_width, prod(g.query_size), prod(g.padded_size)
-        q, k, v = self.queries.split(q), self.keys.split(k), self.keys.split(v)  # (N, M, R, Tq, d), (N, M, Tk, R, d)
-
-        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k, keys=2))
+        affinity = taps.record(f"{g.name}.{AFFINITY}", affinities(q, k, g.regions))
         best, routes = affinity.topk(g.top_k, dim=-1)  # (N, R, topk) each
         taps.record(f"{g.name}.{ROUTES}", routes)
         # Products with zero have the right shape whatever the batch.
-        mask = (affinity * 0 - OUT_OF_REACH).scatter(-1, routes, best * 0)
-        mask = mask.index_select(1, self.mask_rows).reshape(-1, 1, queries, keys)
-
-        q, k, v = q.reshape(-1, m, queries, d), k.reshape(-1, m, keys, d), v.reshape(-1, m, keys, d)
-        masked = q @ k.transpose(-2, -1) + mask
+        mask = self.mask((affinity * 0 - OUT_OF_REACH).scatter(-1, routes, best * 0))
+        masked = self.by_channel(q).transpose(-2, -1) @ self.by_channel(k) + mask  # (N, M, queries, keys)
         masked = masked.maximum((masked.amax(-1) - DEPTH).unsqueeze(-1))
-        return self.queries.merge(masked.softmax(-1) @ v)
+        return self.queries.merge(masked.softmax(-1) @ self.by_channel(v).transpose(-2, -1))
