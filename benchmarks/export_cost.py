@@ -72,6 +72,17 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def table(data: dict[str, Any]) -> str:
+    """The table of README.md, in Markdown."""
+    lines = ["| model | seconds | peak memory (GB) | `model.onnx` (MB) | relative error |", "|---|---|---|---|---|"]
+    for row in data["exports"]:
+        lines.append(
+            f"| {row['model']} | {row['seconds']:.0f} | {row['peak_memory_gb']:.1f} | {row['model_mb']:.0f}"
+            f" | {row['relative_error']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     rows = []
     for model in sys.argv[1:] or ["debi_nano", "debi_t", "debi_b"]:
