@@ -37,6 +37,7 @@ from debiexport.environment import describe_environment, usable_cpus
 from debiexport.loading import build_reference
 from debiexport.lowerings import find_lowering
 from debiexport.metrics import relative_error
+from debiexport.names import routed_sites
 from debiexport.runtimes.ort import OrtRuntime
 from debiexport.runtimes.session import RECOMMENDED, SessionOptions
 from debiexport.static.network import StaticNetwork
@@ -73,7 +74,7 @@ def undo_affine(model: onnx.ModelProto) -> int:
     for node in norms:
         channels = _width(model, node)
         scale, shift = (
-            _constant(model, f"{node.name}#{k}", np.full(channels, v, np.float32)) for k, v in (("s", 1), ("b", 0))
+            _constant(model, f"{node.name}~{k}", np.full(channels, v, np.float32)) for k, v in (("s", 1), ("b", 0))
         )
         _insert(model, node, [("Mul", [scale]), ("Add", [shift])])
     return len(norms)
@@ -81,10 +82,11 @@ def undo_affine(model: onnx.ModelProto) -> int:
 
 def undo_scale(model: onnx.ModelProto) -> int:
     """Attention scales inside projections -> products behind them."""
-    places = (".q/Conv", ".agent_q/Gemm", ".agent_k/Gemm")
-    nodes = [n for n in model.graph.node if n.name.endswith(places)]
+    scaled = {"bra": ["q/Conv"], "dbra": ["agent_q/Gemm", "agent_k/Gemm"]}
+    names = {f"{site.name}.{end}" for site in routed_sites(load_card(MODEL)) for end in scaled[site.kind]}
+    nodes = [n for n in model.graph.node if n.name in names]
     for node in nodes:
-        one = _constant(model, f"{node.name}#scale", np.ones(1, np.float32) * np.float32(1.0000001))
+        one = _constant(model, f"{node.name}~scale", np.ones(1, np.float32) * np.float32(1.0000001))
         _insert(model, node, [("Mul", [one])])
     return len(nodes)
 
@@ -100,7 +102,7 @@ def undo_batch_norm(model: onnx.ModelProto) -> int:
     for node in nodes:
         channels = weights[node.input[1]].dims[0]
         names = [
-            _constant(model, f"{node.name}#{k}", np.full(channels, v, np.float32))
+            _constant(model, f"{node.name}~{k}", np.full(channels, v, np.float32))
             for k, v in (("w", 1), ("b", 0), ("m", 0), ("v", 1))
         ]
         _insert(model, node, [("BatchNormalization", names)])
@@ -119,13 +121,13 @@ def _constant(model: onnx.ModelProto, name: str, array: np.ndarray) -> str:
 
 def _insert(model: onnx.ModelProto, node: onnx.NodeProto, steps: list[tuple[str, list[str]]]) -> None:
     """Operations behind a node; the last one takes over the name of its output."""
-    final, names = node.output[0], [f"{node.output[0]}#{i}" for i in range(len(steps))]
+    final, names = node.output[0], [f"{node.output[0]}~{i}" for i in range(len(steps))]
     node.output[0] = names[0]
     position = next(i for i, other in enumerate(model.graph.node) if other.name == node.name)
     for i, (kind, others) in enumerate(steps):
         attributes = {"epsilon": 0.0} if kind == "BatchNormalization" else {}
         out = final if i == len(steps) - 1 else names[i + 1]
-        made = helper.make_node(kind, [names[i], *others], [out], name=f"{node.name}#{kind}", **attributes)
+        made = helper.make_node(kind, [names[i], *others], [out], name=f"{node.name}~{kind}", **attributes)
         model.graph.node.insert(position + 1 + i, made)
 
 

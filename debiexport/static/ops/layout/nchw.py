@@ -1,7 +1,7 @@
-"""Residual stream as (N, C, H, W); attention reads and norms it as (N, H, W, C).
+"""Residual stream as (N, C, H, W); norms read it as (N, H, W, C), and attention gives such maps.
 
-Convolutions of any kind read the stream as it lies. The way to attention and back is a transpose of
-two axes (C and H*W), the cheapest there is.
+Convolutions of any kind, the projections to queries, keys and values among them, read the stream as it lies.
+The way to maps and back is a transpose of two axes (C and H*W), the cheapest there is.
 """
 
 from __future__ import annotations
