@@ -16,7 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from debiexport.errors import UsageError
+
 UNKNOWN = "unknown"
+THREADS_PER_CPU = 4
 PACKAGES = ("debiexport", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 # Those that the kernels of the runtimes ask for.
 INSTRUCTION_SETS = (
@@ -109,6 +112,20 @@ def usable_cpus() -> int | None:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not on macOS
         return os.cpu_count()
+
+
+def check_threads(threads: int | None) -> int | None:
+    """The number of threads, if it makes sense here; None leaves it to a runtime.
+
+    Threads of a runtime wait by spinning: hundreds of them on a few CPUs stall the machine.
+
+    Raises:
+        UsageError: fewer than one, or more than `THREADS_PER_CPU` for every CPU.
+    """
+    most = THREADS_PER_CPU * (usable_cpus() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise UsageError(f"--threads is {threads}: give at least 1, and at most {most} on this machine")
+    return threads
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:

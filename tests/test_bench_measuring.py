@@ -200,6 +200,7 @@ def test_names_stay_unique() -> None:
         ("--batch x", 2, "--batch"),
         ("--batch 2", 2, "takes a batch of 3"),
         ("--threads 0", 2, "--threads is 0"),
+        ("--threads 9999", 2, "--threads is 9999"),
         ("--min-time 0", 2, "--min-time is 0"),
         ("--min-time nan", 2, "--min-time is nan"),
         ("--min-time -1", 2, "--min-time is -1"),

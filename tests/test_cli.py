@@ -389,6 +389,7 @@ def test_bad_images(
         (["predict", "BUNDLE", "IMAGE", "--top", "0"], "--top"),
         (["predict", "BUNDLE", "IMAGE", "--top", "x"], "--top"),
         (["predict", "BUNDLE", "IMAGE", "--threads", "0"], "--threads"),
+        (["predict", "BUNDLE", "IMAGE", "--threads", "99999"], "--threads is 99999: give at least 1, and at most"),
         (["predict", "BUNDLE", "IMAGE", "--batch", "2"], "No such option: --batch"),
         (["check", "BUNDLE", "--threads", "-1"], "--threads"),
         (["check", "BUNDLE", "--eval", "nowhere"], "--eval"),

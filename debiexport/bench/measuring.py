@@ -34,7 +34,7 @@ from debiexport.bench.subjects import (
 )
 from debiexport.bundle import MODEL, Bundle, is_unverified, open_bundle, sha256_of
 from debiexport.checking import check
-from debiexport.environment import describe_environment, usable_cpus
+from debiexport.environment import check_threads, describe_environment, usable_cpus
 from debiexport.errors import UsageError
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array
@@ -103,8 +103,7 @@ def measure_latency(
         MissingDependencyError: a package or the provider is not here.
     """
     times = _with_times(plan or Plan(), min_time, max_time)
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads is {threads}: give at least 1")
+    check_threads(threads)
     if not bundles:
         raise UsageError("no bundle: give the folder of at least one")
     check_provider(provider)

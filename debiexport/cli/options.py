@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from debiexport.environment import check_threads
 from debiexport.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
@@ -45,15 +46,12 @@ def parse_numbers(text: str | None, option: str) -> list[int] | None:
 
 
 def parse_threads(text: str | None) -> int | None:
-    """Threads of a runtime, at least one.
+    """Threads of a runtime.
 
     Raises:
-        UsageError: fewer, or not a whole number.
+        UsageError: not a whole number, or see `check_threads`.
     """
-    threads = None if text is None else parse_number(text, "--threads", "a whole number")
-    if threads == 0:
-        raise UsageError("--threads is 0: give at least 1")
-    return threads
+    return check_threads(None if text is None else parse_number(text, "--threads", "a whole number"))
 
 
 def parse_number(text: str, option: str, wanted: str = "a whole number") -> int:
