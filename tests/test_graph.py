@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 
 from debiexport._version import __version__
-from debiexport.graph.duplicates import merge_duplicates
 from debiexport.graph.gathers import shape_gathers
 from debiexport.graph.grid_samples import drop_default_mode
 from debiexport.graph.hats import fuse_hats
@@ -224,12 +223,3 @@ def test_a_gather_that_is_read_as_it_is_stays() -> None:
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
     shape_gathers(model, [])
     assert all(node.inputs[1].shape == (4,) for node in model.graph if node.op_type == "Gather")
-
-
-def test_duplicates_are_merged() -> None:
-    model = _model(GATHERS)
-    merge_duplicates(model, [])
-    assert Counter(node.op_type for node in model.graph)["Gather"] == 1
-    x = np.arange(24, dtype=np.float32).reshape(2, 2, 6)
-    for got, value in zip(_run(model, x=x), _run(_model(GATHERS), x=x), strict=True):
-        np.testing.assert_array_equal(got, value)

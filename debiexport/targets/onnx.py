@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from debiexport.errors import DebiexportError, UsageError
-from debiexport.graph.duplicates import merge_duplicates, share_constants
 from debiexport.graph.gathers import shape_gathers
 from debiexport.graph.grid_samples import drop_default_mode
 from debiexport.graph.hats import fuse_hats
@@ -32,10 +31,8 @@ _ROOT = "network"
 
 Pass = Callable[[ir.Model, Collection[str]], None]
 PASSES: Mapping[str, Pass] = {
-    "merge_duplicates": merge_duplicates,
     "merge_reshapes": merge_reshapes,
     "shape_gathers": shape_gathers,
-    "share_constants": share_constants,
     "fuse_hats": fuse_hats,
 }
 """What makes the graph smaller without changing a number. The taps are still outputs, and so stay."""
