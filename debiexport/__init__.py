@@ -4,10 +4,12 @@ The functions behind every command of the CLI, importable without torch:
 
     load_model      a card (and a checkpoint) as the reference network        (needs debiexport[export])
     export_onnx     a checkpoint as a verified ONNX bundle                    (needs debiexport[export])
+    export_coreml   a checkpoint as a verified Core ML bundle                 (needs debiexport[coreml])
     check           prove a bundle again, and measure its accuracy
     bisect          the first place and operation at which a bundle is off (needs debiexport[export])
     predict         classify images with a bundle
     measure_latency bundles and what they are compared with, timed and proven
+    measure_coreml  a Core ML bundle on a Mac, timed and proven on each choice of compute units
     list_models     the cards with counted parameters and multiply-adds
     diagnose        what is installed here and what can be done with it
 """
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from debiexport._version import __version__
 
 if TYPE_CHECKING:
+    from debiexport.bench.coreml import measure_coreml
+    from debiexport.bench.coreml_report import CoreMLLatencyResult
     from debiexport.bench.measuring import measure_latency
     from debiexport.bench.report import LatencyResult
     from debiexport.bisecting import BisectResult, bisect
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from debiexport.checking import CheckResult, check
     from debiexport.doctor import Diagnosis, diagnose
     from debiexport.errors import DebiexportError
-    from debiexport.export import ExportResult, export_onnx
+    from debiexport.export import ExportResult, export_coreml, export_onnx
     from debiexport.loading import load_model
     from debiexport.models_table import ModelRow, list_models
     from debiexport.prediction import PredictResult, predict
@@ -36,6 +40,7 @@ _HOMES = {
     "BisectResult": "bisecting",
     "Card": "cards",
     "CheckResult": "checking",
+    "CoreMLLatencyResult": "bench.coreml_report",
     "DebiexportError": "errors",
     "Diagnosis": "doctor",
     "ExportResult": "export",
@@ -45,10 +50,12 @@ _HOMES = {
     "bisect": "bisecting",
     "check": "checking",
     "diagnose": "doctor",
+    "export_coreml": "export",
     "export_onnx": "export",
     "list_models": "models_table",
     "load_card": "cards",
     "load_model": "loading",
+    "measure_coreml": "bench.coreml",
     "measure_latency": "bench.measuring",
     "predict": "prediction",
 }
@@ -57,6 +64,7 @@ __all__ = [
     "BisectResult",
     "Card",
     "CheckResult",
+    "CoreMLLatencyResult",
     "DebiexportError",
     "Diagnosis",
     "ExportResult",
@@ -67,10 +75,12 @@ __all__ = [
     "bisect",
     "check",
     "diagnose",
+    "export_coreml",
     "export_onnx",
     "list_models",
     "load_card",
     "load_model",
+    "measure_coreml",
     "measure_latency",
     "predict",
 ]

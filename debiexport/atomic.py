@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,8 @@ UNVERIFIED = ".unverified"
 class StagedFile:
     """A temporary file beside its destination, written and then renamed; see `staged_file`."""
 
-    def __init__(self, path: Path, destination: Path, option: str) -> None:
-        self.path, self.destination, self._option = path, destination, option
+    def __init__(self, path: Path, target: Path, destination: Path, option: str) -> None:
+        self.path, self.target, self.destination, self._option = path, target, destination, option
 
     def commit(self, text: str) -> None:
         """Write the text and put the file in its place, replacing what is there.
@@ -33,7 +34,7 @@ class StagedFile:
         """
         try:
             self.path.write_text(text, encoding="utf-8")
-            self.path.replace(self.destination)
+            self.path.replace(self.target)
         except OSError as error:
             raise _refuse_file(self.destination, self._option, error) from error
 
@@ -43,30 +44,41 @@ def staged_file(destination: Path, option: str) -> Iterator[StagedFile]:
     """Make sure that a file can be written before the work that it is to hold, and write it whole or not at all.
 
     Args:
-        destination: the file to be; what is there is replaced by `commit`, and kept if there is none.
+        destination: the file to be; what is there is replaced by `commit`, and kept if there is none. A link stays,
+            and what it points to is written.
         option: that named it, for the message.
 
     Raises:
-        OutputError: it is a folder, or cannot be written.
+        OutputError: it is no regular file, such as a folder or a device, or cannot be written.
     """
     temporary: Path | None = None
     try:
         try:
-            if destination.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            if destination.exists() and not os.access(destination, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            target = _writable_file(destination)
             with _signals_held():
-                descriptor, name = mkstemp(prefix=".debiexport.", suffix=".partial", dir=destination.parent)
+                descriptor, name = mkstemp(prefix=".debiexport.", suffix=".partial", dir=target.parent)
                 temporary = Path(name)
                 os.close(descriptor)
             temporary.chmod(0o666 & ~_umask())
         except OSError as error:
             raise _refuse_file(destination, option, error) from error
-        yield StagedFile(temporary, destination, option)
+        yield StagedFile(temporary, target, destination, option)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _writable_file(destination: Path) -> Path:
+    """The file that a path is, or that it points to as a link; it need not be there yet. Opens nothing."""
+    with suppress(FileNotFoundError):
+        mode = destination.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not stat.S_ISREG(mode):  # renaming a file onto a device would do away with the device
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if not os.access(destination, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return Path(os.path.realpath(destination))
 
 
 def _refuse_file(destination: Path, option: str, error: OSError) -> OutputError:
@@ -103,10 +115,17 @@ def check_destination(destination: Path, *, force: bool, marker: str) -> None:
         return
     if not destination.is_dir() or destination.is_symlink():
         raise OutputError(f"--output {destination} exists and is not a folder: choose another path")
+    try:
+        is_ours = (destination / marker).is_file() or not any(destination.iterdir())
+    except OSError as error:
+        raise OutputError(f"--output {destination} exists and cannot be read: choose another folder") from error
+    if not is_ours:
+        raise OutputError(
+            f"--output {destination} exists and is no bundle: it holds no {marker}, so it is never replaced: choose"
+            " another folder"
+        )
     if not force:
         raise OutputError(f"--output {destination} exists: choose another folder, or replace it with --force")
-    if any(destination.iterdir()) and not (destination / marker).is_file():
-        raise OutputError(f"--output {destination} holds no {marker}, so it is not replaced: choose another folder")
 
 
 @contextmanager

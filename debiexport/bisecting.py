@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from debiexport._version import __version__
-from debiexport.bundle import MODEL, Bundle, open_bundle
-from debiexport.checking import checkpoint_of, reference_weights
-from debiexport.errors import BundleError, ParityError, UsageError
+from debiexport.bundle import MODEL, Bundle, open_bundle, sha256_of
+from debiexport.checking import bundle_folder, checkpoint_of, reference_weights
+from debiexport.errors import BundleError, DebiexportError, ParityError, UsageError
 from debiexport.extras import EXPORT, require
 from debiexport.graph.differences import GraphDifference, compare_graphs
+from debiexport.manifest import COREML, MANIFEST, read_manifest
 from debiexport.operations import Comparison, Operation, find_operation, load_stretch
 from debiexport.parity import ParityReport, judge
 from debiexport.parity_inputs import parity_images
@@ -43,6 +44,7 @@ class BisectResult:
         places: every place that was measured, in order.
         operation: the first that does not compute what it should; None if none was found or searched for.
         notes: what a user should know.
+        places_only: whether no operation is searched for, as in a Core ML package.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class BisectResult:
     places: tuple[PlaceParity, ...]
     operation: Operation | None
     notes: tuple[str, ...]
+    places_only: bool = False
 
     @property
     def ok(self) -> bool:
@@ -107,6 +110,8 @@ def bisect(
 ) -> BisectResult:
     """Find the first place, and then the first operation, at which a bundle's model is off.
 
+    Of a Core ML bundle the package is evaluated, and the first place is all that is searched for.
+
     The reference is recomputed, so torch and the weights are needed: a checkpoint, or those that ship or are
     random. A lost parity is no exception here: see `BisectResult.ok`.
 
@@ -118,7 +123,8 @@ def bisect(
 
     Raises:
         MissingDependencyError: torch is not installed.
-        UsageError: no such folder or file, or the weights are not here.
+        UsageError: no path, no such folder or file, the weights are not here, or a Core ML package is of a kind that
+            cannot be compared place by place.
         CheckpointError: the checkpoint is broken or of another network.
         BundleError: a file is missing, truncated or altered, the model lacks the stable names, or cannot be run.
     """
@@ -126,8 +132,9 @@ def bisect(
     from debiexport.loading import build_reference
     from debiexport.oracle import Oracle
 
-    progress(f"checking the files of {bundle}")
-    opened = open_bundle(bundle)
+    folder = bundle_folder(bundle)
+    progress(f"checking the files of {folder}")
+    opened = _open(folder)
     notes = list(weight_notes(opened))
     source = checkpoint_of(opened, checkpoint, [])
     if source is None:
@@ -136,6 +143,10 @@ def bisect(
             " not here: give --checkpoint"
         )
     weights = reference_weights(opened, source or None, notes)
+    if opened.manifest.target == COREML:
+        from debiexport.bisecting_coreml import bisect_package
+
+        return bisect_package(opened, weights, notes, threads=threads, progress=progress)
     model = onnx.load(str(opened.file(MODEL)), load_external_data=False)
     parts = _parts(opened, model, notes)
     size = opened.manifest.image_size
@@ -172,6 +183,25 @@ def bisect(
     elif not report.ok:
         notes.append("parity is lost, but no place left its tolerance where each image stood last in its batch")
     return BisectResult(opened.path, report, tuple(places), operation, (*notes, *report.notes))
+
+
+def _open(folder: Path) -> Bundle:
+    """Open a bundle; where its model is not that of the manifest, the error says how to bisect it all the same."""
+    try:
+        return open_bundle(folder)
+    except BundleError as error:
+        try:
+            artifact = read_manifest(folder).artifact(MODEL)
+            path = folder / artifact.path
+            digest, size = sha256_of(path), path.stat().st_size
+        except (DebiexportError, OSError):  # there is no model to be bisected
+            raise error from None
+        if (digest, size) == (artifact.sha256, artifact.bytes):
+            raise
+        raise BundleError(
+            f"{error}; if a tool was to change it, bisect it as it is: in the entry of {artifact.path} in"
+            f" {folder / MANIFEST} set sha256 to {digest} and bytes to {size}"
+        ) from error
 
 
 def expected_model(bundle: Bundle, weights: Checkpoint) -> onnx.ModelProto:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from debiexport.atomic import UNVERIFIED
 from debiexport.errors import BundleError, UsageError
 from debiexport.geometry import Geometry
-from debiexport.manifest import Artifact, Manifest, read_manifest
+from debiexport.manifest import COREML, ONNX, Artifact, Manifest, read_manifest
+from debiexport.runtimes.base import Runtime
 from debiexport.runtimes.ort import CPU, OrtRuntime, refuse_external_data
 from debiexport.signature import input_spec
 
 MODEL, GOLDEN = "model", "golden"
+PACKAGE = "model.mlpackage"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,35 @@ class Bundle:
         """Path of the first artifact of a role."""
         return self.path / self.manifest.artifact(role).path
 
-    def runtime(self, threads: int | None = None, provider: str = CPU) -> OrtRuntime:
-        """The model, loaded with the manifest's session options; see `OrtRuntime`.
+    @property
+    def models(self) -> tuple[Artifact, ...]:
+        """What can be run: one model, or a function for each of several batches."""
+        return tuple(artifact for artifact in self.manifest.artifacts if artifact.role == MODEL)
+
+    def runtimes(self, threads: int | None = None, provider: str = CPU) -> Iterator[Runtime]:
+        """Everything that can be run, one after the other.
+
+        Raises:
+            BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
+            MissingDependencyError: a package that runs it is not here.
+        """
+        if self.manifest.target == COREML:
+            yield from (self.evaluator(artifact, threads) for artifact in self.models)
+        else:
+            yield self.ort(threads, provider)
+
+    def runtime(self, threads: int | None = None, provider: str = CPU) -> Runtime:
+        """The first of `runtimes`."""
+        return next(iter(self.runtimes(threads, provider)))
+
+    def evaluator(self, artifact: Artifact, threads: int | None = None) -> Runtime:
+        """A function of a Core ML package, evaluated in torch; see `EvaluatedPackage`."""
+        from debiexport.runtimes.coreml import EvaluatedPackage
+
+        return EvaluatedPackage(self.path / PACKAGE, self.geometry, artifact, threads)
+
+    def ort(self, threads: int | None = None, provider: str = CPU) -> OrtRuntime:
+        """An ONNX model, loaded with the manifest's session options; see `OrtRuntime`.
 
         Raises:
             BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
@@ -62,11 +92,12 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(f"no bundle at {folder}: give the folder that `debiexport onnx` wrote")
+        raise UsageError(f"no bundle at {folder}: give the folder that an export wrote")
     bundle = Bundle(folder, read_manifest(folder))
     for artifact in bundle.manifest.artifacts:
         _check_file(folder, artifact)
-    refuse_external_data(bundle.file(MODEL))
+    if bundle.manifest.target == ONNX:
+        refuse_external_data(bundle.file(MODEL))
     return bundle
 
 
@@ -81,14 +112,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_file(path: Path, role: str, **model: object) -> Artifact:
-    """The manifest's entry for a file that has been written."""
-    return Artifact(role, path.name, sha256_of(path), path.stat().st_size, **model)  # type: ignore[arg-type]
+def describe_file(path: Path, role: str, inside: str | None = None, **model: object) -> Artifact:
+    """The manifest's entry for a file that has been written, `inside` being its path in the bundle if not its name."""
+    return Artifact(role, inside or path.name, sha256_of(path), path.stat().st_size, **model)  # type: ignore[arg-type]
 
 
 def _check_file(folder: Path, artifact: Artifact) -> None:
     path = folder / artifact.path
-    if path.is_symlink() or not path.is_file():
+    # No part of the path may lead out of the folder.
+    if not path.is_file() or path.resolve() != folder.resolve() / artifact.path:
         raise BundleError(f"{folder} lacks {artifact.path}: copy the whole folder, or export again")
     try:
         size, digest = path.stat().st_size, sha256_of(path)

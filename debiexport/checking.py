@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,16 @@ from debiexport.bundle import GOLDEN, Bundle, open_bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
-from debiexport.parity import ParityReport
+from debiexport.manifest import COREML
+from debiexport.parity import ParityReport, join_reports
 from debiexport.prediction import Accuracy, evaluate, labelled_files, weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU
 
-if TYPE_CHECKING:  # it needs torch
+if TYPE_CHECKING:  # they need torch, or are of Core ML bundles only
+    from debiexport.checking_units import UnitCheck
     from debiexport.checkpoint import Checkpoint
+    from debiexport.placement.report import PlacementReport
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,24 @@ class CheckResult:
         parity: what was measured.
         accuracy: on a folder of images, if one was given.
         notes: what a user should know.
+        placement: what a Core ML package asks of the Neural Engine, counted here; None for other bundles.
+        units: on a Mac, what Core ML itself gives on each choice of compute units; empty elsewhere.
     """
 
     path: Path
     parity: ParityReport
     accuracy: Accuracy | None
     notes: tuple[str, ...]
+    placement: PlacementReport | None = None
+    units: tuple[UnitCheck, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "bundle": str(self.path),
             "parity": self.parity.to_dict(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "placement": None if self.placement is None else self.placement.to_dict(),
+            "units": [unit.to_dict() for unit in self.units],
             "notes": list(self.notes),
         }
 
@@ -57,8 +68,13 @@ class CheckFailed(ParityError):
 
     def __init__(self, path: Path, parity: ParityReport, foreign: Sequence[str] = ()) -> None:
         more = f" and {len(parity.failures) - 1} more failures" if len(parity.failures) > 1 else ""
-        advice = f"; {foreign[0]}: compare with that one" if foreign else "; do not deploy it, export again"
-        super().__init__(f"{path}: {parity}{more}{advice}")
+        advice = (
+            f"{foreign[0]}: compare with that one"
+            if foreign
+            else "do not deploy it, export again; to see where it is lost, with torch and the weights:"
+            f" debiexport check {shlex.quote(str(path))} --bisect"
+        )
+        super().__init__(f"{path}: {parity}{more}; {advice}")
         self.path, self.parity = path, parity
 
 
@@ -75,6 +91,7 @@ def check(
 
     With a checkpoint (and torch) the reference is recomputed; so it is where the weights can be had
     without one, since they ship with the card or are seeded random. Otherwise the stored answers judge.
+    Of a Core ML bundle the package is evaluated; on a Mac Core ML then runs it too, on each choice of compute units.
 
     Args:
         bundle: a bundle's folder.
@@ -84,13 +101,16 @@ def check(
         progress: called with a line at each step.
 
     Raises:
-        UsageError: no such folder or file, or accuracy is asked of a bundle without classes.
+        UsageError: no path, no such folder or file, or accuracy is asked of a bundle without classes.
         BundleError: a file is missing, truncated or altered.
-        MissingDependencyError: a checkpoint was given and torch is not installed.
+        MissingDependencyError: a checkpoint was given and torch is not installed, or what evaluates a Core ML package
+            is not.
         CheckFailed: parity is lost.
+        UnitsFailed: on a Mac, Core ML gives other numbers on some compute units, or none.
     """
-    progress(f"checking the files of {bundle}")
-    opened = open_bundle(bundle)
+    folder = bundle_folder(bundle)
+    progress(f"checking the files of {folder}")
+    opened = open_bundle(folder)
     if evaluate_on is not None:
         labelled_files(opened, Path(evaluate_on))  # refused now rather than after the proof
     about_weights = weight_notes(opened)
@@ -102,16 +122,50 @@ def check(
 
         progress("comparing with the stored answers of the reference")
         golden = read_golden(opened.file(GOLDEN), opened.geometry, opened.manifest.input)
-        report = judge_golden(opened.runtime(threads, provider), golden, opened.geometry)
+        runtimes = opened.runtimes(threads, provider)
+        report = join_reports([judge_golden(runtime, golden, opened.geometry) for runtime in runtimes])
     else:
         progress("recomputing the reference and comparing route by route")
         report = _judge_in_full(opened, source or None, threads, provider, foreign)
     if not report.ok:
         raise CheckFailed(opened.path, report, foreign)
-    accuracy = None
+    result = CheckResult(opened.path, report, None, (*about_weights, *notes, *foreign, *report.notes))
+    if opened.manifest.target == COREML:
+        result = _with_core_ml(result, opened, progress)
     if evaluate_on is not None:
-        accuracy = evaluate(opened, evaluate_on, threads=threads, progress=progress)
-    return CheckResult(opened.path, report, accuracy, (*about_weights, *notes, *foreign, *report.notes))
+        result = replace(result, accuracy=evaluate(opened, evaluate_on, threads=threads, progress=progress))
+    return result
+
+
+def _with_core_ml(result: CheckResult, bundle: Bundle, progress: Progress) -> CheckResult:
+    """What only a Core ML bundle has: its placement, and on a Mac what Core ML gives."""
+    from debiexport.bench.coreml_units import UnitsFailed
+    from debiexport.checking_placement import check_placement
+    from debiexport.checking_units import check_units, why_not_asked
+
+    notes: list[str] = []
+    result = replace(result, placement=check_placement(bundle, notes))
+    absent = why_not_asked()
+    if absent is None:
+        result = replace(result, units=check_units(bundle, progress=progress))
+    else:
+        notes.append(absent)
+    result = replace(result, notes=(*result.notes, *notes))
+    failures = [str(unit) for unit in result.units if unit.failure is not None]
+    if failures:
+        raise UnitsFailed(bundle.path, failures, result)
+    return result
+
+
+def bundle_folder(bundle: object) -> Path:
+    """The folder that was given as a bundle.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if not isinstance(bundle, str | os.PathLike):
+        raise UsageError(f"the bundle is {bundle!r}: give the path of a folder that an export wrote")
+    return Path(bundle)
 
 
 _RANDOM = ""
@@ -170,4 +224,6 @@ def _judge_in_full(
     size = bundle.manifest.image_size
     oracle = Oracle(build_reference(reference_weights(bundle, checkpoint, foreign), size))
     images = parity_images(bundle.manifest.card.preprocessing, size, bundle.manifest.input)
-    return judge(bundle.runtime(threads, provider), oracle, bundle.geometry, images).report
+    precision = bundle.models[0].precision
+    runtimes = bundle.runtimes(threads, provider)
+    return join_reports([judge(runtime, oracle, bundle.geometry, images, precision).report for runtime in runtimes])

@@ -152,6 +152,22 @@ def read_checkpoint(
     return Checkpoint(verified, card, sha256, one_line(path.name))
 
 
+def check_file(path: str | Path) -> None:
+    """Refuse what is no checkpoint file, without reading it.
+
+    Raises:
+        UsageError: no such file, or it is not a regular one.
+        CheckpointError: it is too large, or cannot be looked at.
+    """
+    where = one_line(str(path))
+    try:
+        _check_file(Path(path), where)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no file {where!r}: give the path of a checkpoint") from error
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read ({error.strerror}): check its permissions") from error
+
+
 # ------------------------------------------------------------------------------------------ files
 
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from debiexport.errors import MissingDependencyError
 
 EXPORT = ("torch", "onnxscript", "safetensors")
+COREML = ("torch", "safetensors", "coremltools")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
@@ -23,5 +24,6 @@ def require(packages: tuple[str, ...], what: str, extra: str) -> None:
     absent = missing(packages)
     if absent:
         raise MissingDependencyError(
-            f"{what} needs {', '.join(absent)}, not installed here: pip install 'debiexport[{extra}]'"
+            f"{what} needs {', '.join(absent)}, not installed here: pip install 'debiexport[{extra}]', or in a checkout"
+            f" pip install '.[{extra}]'"
         )

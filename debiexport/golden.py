@@ -57,6 +57,7 @@ class Golden:
         tie_limits: gap that rounding explains, by attention.
         noise_floor, tolerance: of the outputs' relative error.
         precision: of the artifact.
+        min_psnr_db: see `ParityReport`.
     """
 
     names: tuple[str, ...]
@@ -68,6 +69,7 @@ class Golden:
     noise_floor: float
     tolerance: float
     precision: str
+    min_psnr_db: float | None = None
 
 
 def kept_values(output: Array) -> Array:
@@ -106,6 +108,7 @@ def write_golden(path: Path, judgement: Judgement) -> None:
         "noise_floor": report.noise_floor,
         "tolerance": report.tolerance,
         "precision": report.precision,
+        "min_psnr_db": report.min_psnr_db,
     }
     arrays: Arrays = {
         "meta": np.array(json.dumps(meta)),
@@ -145,6 +148,7 @@ def read_golden(path: Path, geometry: Geometry, input: str = NORMALIZED) -> Gold
                 noise_floor=float(meta["noise_floor"]),
                 tolerance=float(meta["tolerance"]),
                 precision=str(meta["precision"]),
+                min_psnr_db=None if meta["min_psnr_db"] is None else float(meta["min_psnr_db"]),
             )
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is damaged ({error}): export again") from error
@@ -236,6 +240,7 @@ def judge_golden(runtime: Runtime, golden: Golden, geometry: Geometry) -> Parity
         outputs=tuple(outputs),
         blocks=tuple(tally.result() for tally in tallies.values()),
         notes=tuple(notes),
+        min_psnr_db=golden.min_psnr_db,
     )
 
 

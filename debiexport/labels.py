@@ -11,6 +11,17 @@ from debiexport.errors import InputError, UsageError
 MAX_LABELS_BYTES = 16 * 2**20
 
 
+def check_file(path: str | Path) -> Path:
+    """The path of a file.
+
+    Raises:
+        UsageError: no such file.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"--labels {path} is not a file: give a text file with one label a line")
+    return Path(path)
+
+
 def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     """Labels of a text file (UTF-8), one a line.
 
@@ -18,9 +29,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
         UsageError: no such file.
         InputError: no text, an empty line, or another number of lines than classes.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"--labels {path} is not a file: give a text file with one label a line")
+    file = check_file(path)
     if file.stat().st_size > MAX_LABELS_BYTES:
         raise InputError(f"{path} has {file.stat().st_size} bytes: labels have at most {MAX_LABELS_BYTES}")
     try:

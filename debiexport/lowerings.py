@@ -19,6 +19,7 @@ class Lowering:
     routing: str
     sampling: str
     bias: str
+    broadcast: str
     heads: str
     norm: str
     layout: str
@@ -27,31 +28,50 @@ class Lowering:
         return vars(self).copy()
 
 
-SLOTS = ("routing", "sampling", "bias", "heads", "norm", "layout")
+SLOTS = ("routing", "sampling", "bias", "broadcast", "heads", "norm", "layout")
+
+_ROWS = Lowering(
+    "gather",
+    routing="gather",
+    sampling="hat",
+    bias="hat",
+    broadcast="rows",
+    heads="permute",
+    norm="layernorm",
+    layout="nchw",
+)
+_CHANNELS = Lowering(
+    "ane",
+    routing="smallest",
+    sampling="channels",
+    bias="smallest",
+    broadcast="channels",
+    heads="interleaved",
+    norm="channel",
+    layout="channels",
+)
 
 LOWERINGS = {
     # The cheapest implementation of each attention on a CPU.
-    "cpu": Lowering("cpu", routing="auto", sampling="hat", bias="auto", heads="rows", norm="instance", layout="nchw"),
+    "cpu": replace(_ROWS, name="cpu", routing="auto", bias="auto", heads="rows", norm="instance"),
     # Regions copied as rows everywhere; sampling and bias as products with hat functions.
-    "gather": Lowering(
-        "gather", routing="gather", sampling="hat", bias="hat", heads="permute", norm="layernorm", layout="nchw"
-    ),
+    "gather": _ROWS,
     # Masks and matrix products only: no TopK, no Gather, no GridSample.
-    "dense": Lowering(
-        "dense", routing="dense", sampling="hat", bias="hat", heads="permute", norm="layernorm", layout="nchw"
-    ),
+    "dense": replace(_ROWS, name="dense", routing="dense"),
     # Sampling and bias with the target's own GridSample.
-    "grid_sample": Lowering(
-        "grid_sample",
-        routing="gather",
-        sampling="grid_sample",
-        bias="grid_sample",
-        heads="permute",
-        norm="layernorm",
-        layout="nchw",
-    ),
+    "grid_sample": replace(_ROWS, name="grid_sample", sampling="grid_sample", bias="grid_sample"),
+    # For Apple's Neural Engine: channels first throughout, no index, no integer.
+    "ane": _CHANNELS,
+    # The same with regions chosen by top-k and copied by their indices.
+    "ane_gather": replace(_CHANNELS, name="ane_gather", routing="indexed"),
 }
 DEFAULT = "cpu"
+
+PLAIN = Lowering("plain", *["released"] * 7)
+"""No rewrite: the network in its released form, for comparisons."""
+
+COREML_LOWERINGS = {"ane": _CHANNELS, "gather": replace(LOWERINGS["ane_gather"], name="gather"), "plain": PLAIN}
+COREML_DEFAULT = "ane"
 
 
 def find_lowering(text: str) -> Lowering:

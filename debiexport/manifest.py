@@ -16,10 +16,12 @@ from debiexport.errors import BundleError, CardError, UsageError
 from debiexport.geometry import check_image_size
 from debiexport.lowerings import Lowering
 from debiexport.runtimes.session import SessionOptions
-from debiexport.signature import NORMALIZED, UINT8, TensorSpec, check_input
+from debiexport.signature import BYTES, COREML_INPUTS, INPUTS, NORMALIZED, TensorSpec, check_input
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
 MANIFEST = "manifest.json"
+ONNX, COREML = "onnx", "coreml"
+TARGETS = (ONNX, COREML)
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -28,13 +30,14 @@ class Artifact:
     """One file of a bundle.
 
     Attributes:
-        role: "model" or "golden".
-        path: file name inside the bundle's folder.
+        role: "model" or "golden"; the other files of a Core ML package are "package" and "weights".
+        path: of the file inside the bundle's folder, its parts separated by "/".
         sha256: of the file.
         bytes: its size.
         batch: the batch a model takes; None for any. None for other roles too.
         precision: of a model's arithmetic, "" for other roles.
         opset: of an ONNX model, None for others.
+        function: of a Core ML package that has several, None for others.
         inputs, outputs: of a model.
     """
 
@@ -45,6 +48,7 @@ class Artifact:
     batch: int | None = None
     precision: str = ""
     opset: int | None = None
+    function: str | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
@@ -54,7 +58,8 @@ class Artifact:
             out |= {
                 "batch": "dynamic" if self.batch is None else self.batch,
                 "precision": self.precision,
-                "opset": self.opset,
+                **({} if self.opset is None else {"opset": self.opset}),
+                **({} if self.function is None else {"function": self.function}),
                 "inputs": [t.to_dict() for t in self.inputs],
                 "outputs": [t.to_dict() for t in self.outputs],
             }
@@ -66,7 +71,7 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        target: "onnx".
+        target: "onnx" or "coreml".
         card: with the options of the export applied.
         checkpoint: description of the weights, as "debi_tiny.pth" or "random, seed 0".
         checkpoint_sha256: of the checkpoint's file, None for random weights.
@@ -78,6 +83,7 @@ class Manifest:
         parity: the report of the export, as `ParityReport.to_dict` writes it.
         input: form of the model's images, see `signature.INPUTS`.
         session: options that the model is to be run with, and was proven with; see `runtimes.session`.
+        placement: what is expected of the Neural Engine, as `PlacementReport.to_dict` writes it; None elsewhere.
     """
 
     target: str
@@ -92,6 +98,7 @@ class Manifest:
     parity: dict[str, Any]
     input: str = NORMALIZED
     session: SessionOptions = field(default_factory=SessionOptions)
+    placement: dict[str, Any] | None = None
 
     def artifact(self, role: str) -> Artifact:
         """The first artifact of a role.
@@ -116,7 +123,7 @@ class Manifest:
             "crop": list(self.image_size),
             "interpolation": rule.interpolation,
             "channels": "RGB",
-            "range": [0, 255] if self.input == UINT8 else [0, 1],
+            "range": [0, 255] if self.input in BYTES else [0, 1],
             "mean": list(rule.mean),
             "std": list(rule.std),
         }
@@ -132,11 +139,12 @@ class Manifest:
             "input": self.input,
             "artifacts": [artifact.to_dict() for artifact in self.artifacts],
             "lowering": self.lowering.to_dict(),
-            "session_options": self.session.to_dict(),
+            **({"session_options": self.session.to_dict()} if self.target == ONNX else {}),
             "preprocessing": self.preprocessing(),
             "labels": None if self.labels is None else list(self.labels),
             "versions": dict(sorted(self.versions.items())),
             "parity": self.parity,
+            **({} if self.placement is None else {"placement": self.placement}),
         }
 
     def write(self, folder: Path) -> None:
@@ -182,8 +190,11 @@ def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
     height, width = (_typed(side, int) for side in _typed(data["image_size"], list))
     if labels is not None and len(_typed(labels, list)) != card.num_classes:
         raise ValueError(f"{len(labels)} labels for {card.num_classes or 'no'} classes")
+    target = _typed(data["target"], str)
+    if target not in TARGETS:
+        raise ValueError(f"target {target!r}")
     return Manifest(
-        target=_typed(data["target"], str),
+        target=target,
         card=card,
         checkpoint=_typed(checkpoint["description"], str),
         checkpoint_sha256=None if sha256 is None else _typed(sha256, str),
@@ -193,8 +204,9 @@ def _manifest(data: Mapping[str, Any], where: str) -> Manifest:
         versions={key: _typed(value, str) for key, value in _typed(data["versions"], dict).items()},
         labels=None if labels is None else tuple(_typed(label, str) for label in labels),
         parity=_typed(data["parity"], dict),
-        input=check_input(_typed(data["input"], str)),
+        input=check_input(_typed(data["input"], str), COREML_INPUTS if target == COREML else INPUTS),
         session=_session(data.get("session_options", {}), where),
+        placement=None if data.get("placement") is None else _typed(data["placement"], dict),
     )
 
 
@@ -215,9 +227,10 @@ def _typed(value: Any, kind: type) -> Any:
 
 def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
     path = _typed(entry["path"], str)
-    if Path(path).name != path or path in ("", ".", "..", MANIFEST) or "\\" in path or not path.isprintable():
+    parts = path.split("/")
+    if any(p in ("", ".", "..") for p in parts) or path == MANIFEST or set(path) & set("\\:") or not path.isprintable():
         raise BundleError(f"{where} lists the artifact {path!r:.80}: only files inside the bundle are read")
-    batch, opset = entry.get("batch", "dynamic"), entry.get("opset")
+    batch, opset, function = entry.get("batch", "dynamic"), entry.get("opset"), entry.get("function")
     return Artifact(
         role=_typed(entry["role"], str),
         path=path,
@@ -226,6 +239,7 @@ def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
         batch=None if batch == "dynamic" else _typed(batch, int),
         precision=_typed(entry.get("precision", ""), str),
         opset=None if opset is None else _typed(opset, int),
+        function=None if function is None else _typed(function, str),
         inputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("inputs", []), list)),
         outputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("outputs", []), list)),
     )

@@ -64,6 +64,11 @@ class Oracle:
             self._answers[key] = self._ask(image, routes)
         return self._answers[key]
 
+    def free(self, image: Array) -> dict[str, Array]:
+        """The outputs (1, ...) in float32 for an image (3, H, W), every route its own choice."""
+        run = self._narrow.run(torch.from_numpy(image[None]), {})
+        return {name: tensor.numpy() for name, tensor in run.outputs.items()}
+
     def inside(self, image: Array, routes: Mapping[str, Array]) -> Inside:
         """The residual stream and the outputs for an image (3, H, W), forced as in `forced`."""
         key = _key(image, routes)

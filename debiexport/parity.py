@@ -8,18 +8,20 @@ than the block's affinity error, and an error otherwise. One legitimate flip so 
 after it nor hides in a wide tolerance.
 
 Tolerances are not chosen but measured: `FACTOR` times the reference's own rounding noise, float32 against
-float64 with the same routes, on the same images; for the outputs and for each block's affinities.
+float64 with the same routes, on the same images; for the outputs and for each block's affinities. Artifacts of lower
+precision have gates of their own, see `gates`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from debiexport.gates import FLOAT32, GATES, Gate, find_gate
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.metrics import cosine, psnr_db, relative_error, top_agreement
 from debiexport.names import LOGITS
@@ -31,10 +33,13 @@ from debiexport.signature import IMAGES
 if TYPE_CHECKING:  # it needs torch, and the golden file is judged without
     from debiexport.oracle import Answer, Oracle
 
-FACTOR = 8.0
+FACTOR = GATES[FLOAT32].factor
 """How many times the reference's own rounding noise an artifact of the same precision may be off."""
 
-EPSILON = float(np.finfo(np.float32).eps)
+EPSILON = GATES[FLOAT32].epsilon
+LOWEST_FLIP_PSNR = 120.0
+"""In dB; what differs less between two runs of the reference is rounding."""
+
 DYNAMIC_BATCHES = (1, 2, 5)
 
 
@@ -144,6 +149,10 @@ class ParityReport:
         outputs: one entry a batch size.
         blocks: every routed attention, in order.
         notes: what limits the judgement.
+        min_psnr_db: what the outputs' PSNR has to reach, which then takes the place of the tolerance; None otherwise.
+        flips_psnr_db: PSNR of the reference forced to the artifact's routes against the reference choosing freely, of
+            the worst image: what the near-ties that rounding has flipped cost. None where there were none, or where
+            it was not measured.
     """
 
     method: str
@@ -153,6 +162,8 @@ class ParityReport:
     outputs: tuple[OutputParity, ...]
     blocks: tuple[BlockParity, ...]
     notes: tuple[str, ...] = field(default=())
+    min_psnr_db: float | None = None
+    flips_psnr_db: float | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -161,6 +172,12 @@ class ParityReport:
         for output in self.outputs:
             if not output.finite:
                 found.append(f"batch {output.batch}: outputs are not finite")
+            elif self.min_psnr_db is not None:
+                if not output.psnr_db >= self.min_psnr_db:
+                    found.append(
+                        f"batch {output.batch}: PSNR {output.psnr_db:.1f} dB{output.where} is below"
+                        f" {self.min_psnr_db:g} dB"
+                    )
             elif not output.relative_error <= self.tolerance:
                 found.append(
                     f"batch {output.batch}: relative error {output.relative_error:.1e}{output.where} is above"
@@ -181,6 +198,8 @@ class ParityReport:
             "precision": self.precision,
             "noise_floor": json_value(self.noise_floor),
             "tolerance": json_value(self.tolerance),
+            "min_psnr_db": self.min_psnr_db,
+            "flips_psnr_db": json_value(self.flips_psnr_db),
             "outputs": [output.to_dict() for output in self.outputs],
             "routes": [block.to_dict() for block in self.blocks],
             "failures": self.failures,
@@ -190,6 +209,9 @@ class ParityReport:
     def __str__(self) -> str:
         if not self.ok:
             return f"parity is lost: {self.failures[0]}"
+        if self.min_psnr_db is not None:
+            least = min(output.psnr_db for output in self.outputs)
+            return f"parity holds: PSNR {least:.1f} dB, at least {self.min_psnr_db:g} dB is asked of {self.precision}"
         worst = max(output.relative_error for output in self.outputs)
         return f"parity holds: relative error {worst:.1e}, tolerance {self.tolerance:.1e}"
 
@@ -232,8 +254,8 @@ class Judgement:
 class _BlockTally:
     """Adds up what the runs say of one routed attention."""
 
-    def __init__(self, geometry: AttentionGeometry) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: AttentionGeometry, gate: Gate) -> None:
+        self.geometry, self.gate = geometry, gate
         self.pairs: list[tuple[Array, Array]] = []  # (routes, reference affinity), both of one image
         self.error = self.noise = self.width = 0.0
         self.magnitude = 0.0
@@ -250,12 +272,17 @@ class _BlockTally:
     @property
     def tolerance(self) -> float:
         """What the affinity error may be, in the affinity's unit."""
-        return FACTOR * max(self.noise, EPSILON * self.magnitude)
+        return self.gate.factor * max(self.noise * self.gate.unit, self.gate.epsilon * self.magnitude)
 
     @property
     def tie_limit(self) -> float:
         """Two affinities closer than this may change places: each is off by the affinity error at most."""
-        return 2 * min(self.error, self.tolerance)
+        return 2 * (min(self.error, self.tolerance) if self.gate.judges_routes else self.error)
+
+    @property
+    def golden_limit(self) -> float:
+        """The same for runs elsewhere, whose error is not known."""
+        return 2 * (self.tolerance if self.gate.judges_routes else max(self.tolerance, self.error))
 
     def result(self) -> BlockParity:
         g = self.geometry
@@ -275,7 +302,7 @@ class _BlockTally:
             min_margin=count.min_margin,
             affinity_error=self.error / unit,
             noise_floor=self.noise / unit,
-            tolerance=self.tolerance / unit,
+            tolerance=self.tolerance / unit if self.gate.judges_routes else None,
         )
 
 
@@ -284,7 +311,7 @@ def judge(
     oracle: Oracle,
     geometry: Geometry,
     images: Sequence[ParityImage],
-    precision: str = "float32",
+    precision: str = FLOAT32,
 ) -> Judgement:
     """Measure an artifact against the reference recomputed from the checkpoint.
 
@@ -293,17 +320,18 @@ def judge(
         oracle: the reference.
         geometry: sizes of the network.
         images: in the form that the artifact takes.
-        precision: of the artifact, for the report.
+        precision: of the artifact, see `gates`.
 
     Raises:
         BundleError: the artifact lacks a tensor that its routing is judged by.
     """
+    gate = find_gate(precision)
     choosing = [a for a in geometry.routed if not a.routes_everywhere]
-    tallies = {a.name: _BlockTally(a) for a in geometry.routed}
+    tallies = {a.name: _BlockTally(a, gate) for a in geometry.routed}
     taps = [name for a in choosing for name in (a.site.affinity, a.site.routes)]
     outputs: list[OutputParity] = []
     kept: dict[str, JudgedImage] = {}
-    floor = EPSILON
+    floor, flips = EPSILON, math.inf
     for batch in batches_to_try(runtime):
         tally = OutputTally(batch)
         for indices in index_groups(len(images), batch):
@@ -315,6 +343,9 @@ def judge(
                 routes = {a.name: as_routes(inside[a.site.routes][i : i + 1], a) for a in choosing}
                 safe = {a.name: forceable(routes[a.name], a) for a in choosing}
                 answer = oracle.forced(image.tensor, safe)
+                if gate.min_psnr_db is not None and image.name not in kept:
+                    free = oracle.free(image.tensor)
+                    flips = min(flips, *(psnr_db(answer.outputs[name], free[name]) for name in free))
                 for name, output in answer.outputs.items():
                     floor = max(floor, relative_error(output, answer.wide_outputs[name]))
                 tally.add({name: results[name][i : i + 1] for name in answer.outputs}, answer.outputs)
@@ -329,8 +360,47 @@ def judge(
         tolerance=FACTOR * floor,
         outputs=tuple(outputs),
         blocks=tuple(tally.result() for tally in tallies.values()),
+        min_psnr_db=gate.min_psnr_db,
+        flips_psnr_db=flips if flips < LOWEST_FLIP_PSNR else None,
     )
-    return Judgement(report, tuple(kept.values()), {a.name: 2 * tallies[a.name].tolerance for a in choosing})
+    return Judgement(report, tuple(kept.values()), {a.name: tallies[a.name].golden_limit for a in choosing})
+
+
+def join_reports(reports: Sequence[ParityReport]) -> ParityReport:
+    """One report on a bundle of several models of one precision: the outputs of all, of each attention the worst."""
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    return replace(
+        first,
+        noise_floor=max(report.noise_floor for report in reports),
+        tolerance=max(report.tolerance for report in reports),
+        flips_psnr_db=min((r.flips_psnr_db for r in reports if r.flips_psnr_db is not None), default=None),
+        outputs=tuple(output for report in reports for output in report.outputs),
+        blocks=tuple(_joined(blocks) for blocks in zip(*(report.blocks for report in reports), strict=True)),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+    )
+
+
+def _joined(blocks: Sequence[BlockParity]) -> BlockParity:
+    """The same attention of several models: rows added up, figures the worst."""
+    first, rows = blocks[0], sum(block.rows for block in blocks)
+
+    def worst(figures: Iterable[float | None]) -> float | None:
+        return max((figure for figure in figures if figure is not None), default=None)
+
+    margins = [block.min_margin for block in blocks if block.min_margin is not None]
+    return replace(
+        first,
+        rows=rows,
+        agreement=sum(block.agreement * block.rows for block in blocks) / rows if rows else 1.0,
+        near_ties=sum(block.near_ties for block in blocks),
+        wrong=sum(block.wrong for block in blocks),
+        min_margin=min(margins, default=None),
+        affinity_error=worst(block.affinity_error for block in blocks),
+        noise_floor=worst(block.noise_floor for block in blocks),
+        tolerance=worst(block.tolerance for block in blocks),
+    )
 
 
 def batches_to_try(runtime: Runtime) -> Sequence[int]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from debiexport.cards import Preprocessing
 from debiexport.geometry import check_image_size
 from debiexport.preprocess import normalise, read_image, resize_and_crop
-from debiexport.signature import NORMALIZED, UINT8
+from debiexport.signature import BYTES, NORMALIZED
 
 SEED = 20250
 NOISE_STD = 0.05
@@ -71,7 +71,7 @@ def parity_images(
     images = []
     for name in NAMES:
         pixels = None
-        if input == UINT8:
+        if input in BYTES:
             pixels = _bytes(name, image_size) if name in _STRUCTURES else _photograph(name, preprocessing, image_size)
             tensor = normalise(pixels, preprocessing)
         elif name in _STRUCTURES:

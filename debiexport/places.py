@@ -2,7 +2,8 @@
 
 The places are those with stable names: the affinities and the routes of every attention that chooses, the
 residual stream after every part, and the outputs. Both sides take the artifact's routes, so nothing jumps. At each
-place the tolerance is measured as for the outputs, see `parity`: `FACTOR` times the rounding noise there.
+place the tolerance is measured as for the outputs, see `parity`: a multiple of the rounding noise there, in the
+artifact's precision, see `gates`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from debiexport.gates import FLOAT32, GATES, Gate
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.metrics import relative_error
 from debiexport.names import LOGITS, feature_name, stage_name, stream_names
-from debiexport.parity import EPSILON, FACTOR, BlockParity, batches_to_try, json_value
+from debiexport.parity import BlockParity, batches_to_try, json_value
 from debiexport.parity_inputs import ParityImage
 from debiexport.routes import as_routes, forceable
 from debiexport.runtimes.base import Array, Arrays, Runtime
@@ -58,7 +60,8 @@ class PlaceParity:
         name: the stable name.
         shape: of one image, as the artifact has it.
         error: of the artifact; infinite where it is not finite or has another shape.
-        noise_floor: of the reference, float32 against float64.
+        noise_floor: of the reference, float32 against float64; of the stream and outputs scaled to the rounding unit
+            of the artifact.
         tolerance: what `error` may be.
         rows: query regions compared.
         wrong: rows that differ by more than rounding explains.
@@ -168,9 +171,9 @@ class _Tally:
         self.error = max(self.error, math.inf if math.isnan(error) else error)
         self.noise = max(self.noise, relative_error(narrow, wide))
 
-    def result(self) -> PlaceParity:
-        floor = max(self.noise, EPSILON)
-        return PlaceParity(self.name, self.shape, self.error, floor, FACTOR * floor)
+    def result(self, gate: Gate) -> PlaceParity:
+        floor = max(self.noise * gate.unit, gate.epsilon)
+        return PlaceParity(self.name, self.shape, self.error, floor, gate.factor * floor)
 
 
 def measure_places(
@@ -179,6 +182,7 @@ def measure_places(
     parts: Sequence[Part],
     images: Sequence[ParityImage],
     blocks: Sequence[BlockParity],
+    gate: Gate = GATES[FLOAT32],
 ) -> list[PlaceParity]:
     """Measure every place of the parts, in order.
 
@@ -188,6 +192,7 @@ def measure_places(
         parts: of the network, each with its end in the artifact.
         images: in the form that the artifact takes.
         blocks: what `parity.judge` found of the affinities and routes.
+        gate: of the artifact's precision.
 
     Raises:
         BundleError: the artifact has no tensor of a place's name.
@@ -205,7 +210,7 @@ def measure_places(
     for part in parts:
         for site in part.sites:
             places += _routing_places(site, of_blocks[site.name])
-        places.append(tallies[part.name].result())
+        places.append(tallies[part.name].result(gate))
     return places
 
 

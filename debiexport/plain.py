@@ -63,8 +63,11 @@ def released_gathering() -> Iterator[None]:
             setattr(module, _ATTENTION, attention)
 
 
-class _Routed(nn.Module):
-    """Returns affinities and routes beside the outputs, which is how the exporter learns their names."""
+class NamedReference(nn.Module):
+    """Returns affinities and routes beside the outputs, which is how the exporters learn their names.
+
+    Whatever traces it, keys and values are gathered in the released form.
+    """
 
     def __init__(self, network: ReferenceNetwork) -> None:
         super().__init__()
@@ -72,7 +75,8 @@ class _Routed(nn.Module):
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
         trace = Trace(keep=True)
-        outputs = self.network.outputs(images, trace)
+        with released_gathering():
+            outputs = self.network.outputs(images, trace)
         return {**outputs, **trace.tensors}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -87,9 +91,9 @@ def export_plain(network: ReferenceNetwork, batch: int) -> onnx.ModelProto:
     Raises:
         DebiexportError: the exporter made something else than the released form.
     """
-    routed = _Routed(network).eval()
+    routed = NamedReference(network).eval()
     example = torch.zeros(batch, 3, *network.image_size)
-    with quiet_exporter(), torch.no_grad(), released_gathering():
+    with quiet_exporter(), torch.no_grad():
         names = list(routed.named(example[:1]))
         program = torch.onnx.export(
             routed,

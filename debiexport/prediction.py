@@ -18,6 +18,7 @@ from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array, Runtime
 from debiexport.signature import IMAGES
 
+MAX_LOSS = 0.005  # of top-1 that an export may cost
 EVALUATION_BATCH = 8  # images in memory at once where the batch is dynamic
 
 
@@ -160,7 +161,12 @@ def weight_notes(bundle: Bundle) -> list[str]:
 
 
 def evaluate(
-    bundle: Bundle, folder: str | Path, *, threads: int | None = None, progress: Progress = silent
+    bundle: Bundle,
+    folder: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Accuracy:
     """Accuracy on a folder of class folders.
 
@@ -176,7 +182,7 @@ def evaluate(
     progress(f"measuring accuracy on {len(files)} images of {folder}")
     hits1 = hits5 = done = 0
     skipped: list[ImageFailure] = []
-    for positions, logits in _logits(bundle, bundle.runtime(threads), files, skipped):
+    for positions, logits in _logits(bundle, runtime or bundle.runtime(threads), files, skipped):
         wanted = np.array([classes[position] for position in positions])[:, None]
         best = top_classes(logits, 5)
         hits1 += int((best[:, :1] == wanted).sum())
@@ -245,16 +251,38 @@ def labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], list
     classes: list[int] = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if names.count(class_folder.name) > 1:
-            raise UsageError(f"--eval {folder}: several classes have the label {class_folder.name!r}: tell them apart")
+            raise UsageError(
+                f"--eval {folder}: several classes of the bundle have the label {class_folder.name!r}: export with"
+                f" --labels that tell them apart ({_repeated(names)})"
+            )
         if class_folder.name not in index:
             kind = "labels" if manifest.labels else "class indices, since the bundle has no labels"
             raise UsageError(
                 f"--eval {folder}: the folder {class_folder.name!r} names no class;"
-                f" its folders must be {kind}, as {', '.join(names[:3])}"
+                f" its folders must be {kind}, as {_some(names)}"
             )
         found = sorted(path for path in class_folder.iterdir() if path.is_file() and not path.name.startswith("."))
         files += found
         classes += [index[class_folder.name]] * len(found)
     if not files:
+        if any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()):
+            raise UsageError(
+                f"--eval {folder} holds files and no class folders with images: give the folder that holds a folder for"
+                f" every class, named as {_some(names)}"
+            )
         raise UsageError(f"--eval {folder} holds no images: give a folder of class folders with images in them")
     return files, classes
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names that are each of one class only."""
+    return ", ".join([name for name in names[:100] if names.count(name) == 1][:3] or names[:1])
+
+
+def _repeated(names: Sequence[str]) -> str:
+    """The labels of several classes, with the indices of these."""
+    classes: dict[str, list[str]] = {}
+    for index, name in enumerate(names):
+        classes.setdefault(name, []).append(str(index))
+    shared = [f"{name!r} is of {' and '.join(found)}" for name, found in classes.items() if len(found) > 1]
+    return ", ".join(shared[:5]) + (f", and {len(shared) - 5} more" if len(shared) > 5 else "")

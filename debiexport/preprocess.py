@@ -35,7 +35,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from debiexport.cards import Preprocessing, resize_box
 from debiexport.errors import DebiexportError, ImageError, UsageError
 from debiexport.geometry import check_image_size
-from debiexport.signature import NORMALIZED, UINT8
+from debiexport.signature import BYTES, NORMALIZED
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # of a decoded image, and of a resized one
@@ -236,4 +236,4 @@ def load_image(
         pixels = resize_and_crop(image, preprocessing, image_size)
     except ImageError as error:
         raise ImageError(f"{str(path)!r}: {error}") from error
-    return pixels if input == UINT8 else normalise(pixels, preprocessing)
+    return pixels if input in BYTES else normalise(pixels, preprocessing)

@@ -37,15 +37,17 @@ class RouteCount:
 def as_routes(tensor: Array, geometry: AttentionGeometry) -> Array:
     """Routes (N, R, k) from what an artifact shows under the name of its routes.
 
-    Lowerings without an index show a mask (N, R, R) of floats, 1 where a region was chosen; in a row that
-    does not choose exactly k, the routes are made invalid.
+    Lowerings without an index show floats: a mask (N, R, R), 1 where a region was chosen, or one-hot rows
+    (N, R, k, R). A row that does not choose exactly k, or a one-hot row that is none, makes the routes invalid.
     """
+    k = geometry.top_k
     if not np.issubdtype(tensor.dtype, np.floating):
-        k = geometry.top_k
         return tensor if tensor.shape[-1] == k else np.full((*tensor.shape[:-1], k), -1)
     chosen = tensor > 0.5
-    routes = np.argsort(~chosen, axis=-1, kind="stable")[..., : geometry.top_k]
-    return np.where((chosen.sum(-1) == geometry.top_k)[..., None], routes, -1)
+    if tensor.ndim == 4:
+        return np.where((chosen.sum(-1) == 1), chosen.argmax(-1), -1)
+    routes = np.argsort(~chosen, axis=-1, kind="stable")[..., :k]
+    return np.where((chosen.sum(-1) == k)[..., None], routes, -1)
 
 
 def route_sets(routes: Array, geometry: AttentionGeometry) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,15 @@ from debiexport.errors import UsageError
 from debiexport.geometry import Geometry
 
 IMAGES = "images"
-NORMALIZED, UINT8 = "normalized", "uint8"
+NORMALIZED, UINT8, IMAGE = "normalized", "uint8", "image"
 INPUTS = (NORMALIZED, UINT8)
 """float32 (N, 3, H, W), normalised with the card's mean and std; or RGB bytes (N, H, W, 3)."""
+
+COREML_INPUTS = (NORMALIZED, IMAGE)
+"""The same floats; or one image in the system's own form, which debiexport gives as RGB bytes (1, H, W, 3)."""
+
+BYTES = (UINT8, IMAGE)
+"""Those that are normalised inside the model."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +33,24 @@ class TensorSpec:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
 
 
-def check_input(input: str) -> str:
+def check_input(input: str, allowed: Sequence[str] = INPUTS) -> str:
     """Refuse a form of the input that does not exist.
 
     Raises:
         UsageError: it does not.
     """
-    if input not in INPUTS:
-        raise UsageError(f"--input is {input!r}: allowed are {', '.join(INPUTS)}")
+    if input not in allowed:
+        raise UsageError(f"--input is {input!r}: allowed are {', '.join(allowed)}")
     return input
 
 
-def input_spec(image_size: tuple[int, int], batch: int | None, input: str) -> TensorSpec:
-    """The images as a model takes them."""
-    if input == UINT8:
+def input_spec(image_size: tuple[int, int], batch: int | None, input: str, dtype: str = "float32") -> TensorSpec:
+    """The images as a model takes them; `dtype` is that of normalised ones."""
+    if input in BYTES:
         return TensorSpec(IMAGES, "uint8", (batch, *image_size, 3))
-    return TensorSpec(IMAGES, "float32", (batch, 3, *image_size))
+    return TensorSpec(IMAGES, dtype, (batch, 3, *image_size))
 
 
-def output_specs(geometry: Geometry, batch: int | None) -> tuple[TensorSpec, ...]:
+def output_specs(geometry: Geometry, batch: int | None, dtype: str = "float32") -> tuple[TensorSpec, ...]:
     """The outputs of a model."""
-    return tuple(TensorSpec(name, "float32", (batch, *shape)) for name, shape in geometry.output_shapes.items())
+    return tuple(TensorSpec(name, dtype, (batch, *shape)) for name, shape in geometry.output_shapes.items())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from debiexport import atomic
-from debiexport.atomic import StagedFolder, check_destination, staged_folder
+from debiexport.atomic import StagedFolder, check_destination, staged_file, staged_folder
 from debiexport.errors import Interrupted, OutputError
 
 MARKER = "manifest.json"
@@ -154,6 +154,90 @@ def test_files_and_links_are_refused(tmp_path: Path, force: bool, kind: str) -> 
     with pytest.raises(OutputError):
         check_destination(out, force=force, marker=MARKER)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_force_is_no_advice_for_what_is_no_bundle(tmp_path: Path, one_line: Callable[[BaseException], str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(OutputError, match=r"is no bundle: it holds no manifest\.json") as caught:
+            check_destination(tmp_path / "out", force=force, marker=MARKER)
+        assert "--force" not in one_line(caught.value)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists and cannot be read"):
+        check_destination(tmp_path / "out", force=False, marker=MARKER)
+
+
+# ------------------------------------------------------------------------------------ single files
+
+
+def write_file(destination: Path, text: str = "new") -> None:
+    with staged_file(destination, "--json-file") as staged:
+        staged.commit(text)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_is_written_or_kept(tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "out.json"
+    if there:
+        path.write_text("old")
+    with staged_file(path, "--json-file"):
+        pass
+    assert content(tmp_path) == ({"out.json": "old"} if there else {})
+    write_file(path)
+    assert content(tmp_path) == {"out.json": "new"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_file_is_followed(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if there:
+        (tmp_path / "a" / "real.json").write_text("old")
+    link = tmp_path / "b" / "out.json"
+    link.symlink_to(Path("..") / "a" / "real.json")
+    write_file(link)
+    assert link.is_symlink()
+    assert (tmp_path / "a" / "real.json").read_text() == "new"
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["out.json"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["real.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("folder", "it is a folder"),
+        ("FIFO", "it is no regular file"),
+        ("link to a folder", "it is a folder"),
+        ("link to a FIFO", "it is no regular file"),
+        ("link to itself", "symbolic links"),
+        ("link to nowhere/file", "No such file or directory"),
+    ],
+)
+def test_what_is_no_file_is_refused_before_the_work(
+    tmp_path: Path, kind: str, words: str, one_line: Callable[[BaseException], str]
+) -> None:
+    path, real = tmp_path / "out.json", tmp_path / "real"
+    place = real if kind.startswith("link") else path
+    if kind.endswith("folder"):
+        place.mkdir()
+    elif kind.endswith("FIFO"):
+        os.mkfifo(place)
+    if kind.startswith("link"):
+        path.symlink_to({"link to itself": path, "link to nowhere/file": tmp_path / "nowhere" / "file"}.get(kind, real))
+    before = {p.name: p.lstat().st_mode for p in tmp_path.iterdir()}
+    with pytest.raises(OutputError, match=words) as caught, staged_file(path, "--json-file"):
+        raise AssertionError("the work has begun")
+    assert caught.value.exit_code == 2
+    assert f"--json-file {path} cannot be written" in one_line(caught.value)
+    assert {p.name: p.lstat().st_mode for p in tmp_path.iterdir()} == before
 
 
 # ------------------------------------------------------------------------- places that do not work

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +109,28 @@ def test_two_bundles_for_people(dynamic_bundle: Path, static_bundle: Path, capsy
     assert "3x3x64x64 float32" in out
     assert "█" in out
     assert "relative error" in out and "top-1 agreement" in out
+    assert "p50, ms " in out and "min .. max, ms" in out
+    assert "n < 10,000: a p99.9 takes at least 10,000 runs" in out
+    assert "; note:" not in out and "?" not in out
+
+
+@pytest.mark.usefixtures("instant")
+def test_bundles_that_are_not_one_network(dynamic_bundle: Path, seg_bundle: Path) -> None:
+    (ratio,) = debiexport.measure_latency([dynamic_bundle, seg_bundle], batch=2, threads=1).ratios
+    note = "these are different networks: tiny_debi at 64x64, and tiny_seg at 64x96"
+    assert ratio.note == ratio.to_dict()["note"] == note
+    assert str(ratio).endswith(f"blocks); note: {note}")
+
+
+def test_notes_on_what_differs(dynamic_bundle: Path) -> None:
+    manifest = open_bundle(dynamic_bundle).manifest
+    assert measuring.difference_note(manifest, manifest) is None
+    larger = replace(manifest, image_size=(96, 64))
+    note = "these are different image sizes: tiny_debi at 64x64, and tiny_debi at 96x64"
+    assert measuring.difference_note(manifest, larger) == note
+    other = replace(manifest, card=manifest.card.with_options(regions=3))
+    note = "these are different networks, both tiny_debi at 64x64 with options or cards that differ"
+    assert measuring.difference_note(manifest, other) == note
 
 
 @pytest.mark.usefixtures("instant")
@@ -171,6 +195,10 @@ def test_from_python(dynamic_bundle: Path) -> None:
     assert str(result).startswith(f"{dynamic_bundle} p50 1 [1, 1] ms")
     with pytest.raises(UsageError, match="no bundle"):
         debiexport.measure_latency([])
+    with pytest.raises(UsageError, match="give a list of folders"):
+        debiexport.measure_latency(str(dynamic_bundle))
+    with pytest.raises(UsageError, match="the bundle is None"):
+        debiexport.measure_latency([None])  # type: ignore[list-item]
 
 
 def test_warnings_are_said(dynamic_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +211,7 @@ def test_warnings_are_said(dynamic_bundle: Path, monkeypatch: pytest.MonkeyPatch
     for words in ("not steady after a warm-up of 15 runs", "not converged: 30 of 400 runs", "unstable: the coef"):
         assert f"WARNING: {dynamic_bundle}: {words}" in text
     assert "peak memory      unknown" in text
+    assert "?: too few runs for that end of the interval" in text
 
 
 def test_names_stay_unique() -> None:
@@ -197,15 +226,18 @@ def test_names_stay_unique() -> None:
     [
         ("--batch 0", 2, "--batch is 0"),
         ("--batch 5000", 2, "--batch is 5000"),
-        ("--batch x", 2, "--batch"),
+        ("--batch x", 2, "--batch is 'x': give a whole number"),
         ("--batch 2", 2, "takes a batch of 3"),
         ("--threads 0", 2, "--threads is 0"),
         ("--threads 9999", 2, "--threads is 9999"),
         ("--min-time 0", 2, "--min-time is 0"),
         ("--min-time nan", 2, "--min-time is nan"),
         ("--min-time -1", 2, "--min-time is -1"),
+        ("--min-time x", 2, "--min-time is 'x': give seconds"),
+        ("--max-time 1s", 2, "--max-time is '1s': give seconds"),
+        ("--json-file=", 2, "--json-file is empty"),
         ("--min-time 2 --max-time 1", 2, "--max-time is 1"),
-        ("--provider tpu", 2, "'tpu'"),
+        ("--provider tpu", 2, "--provider is 'tpu': give cpu or cuda"),
         ("--against magic", 2, "'magic'"),
         ("--checkpoint nowhere.pth", 2, "nowhere.pth"),
         ("--json-file nowhere/out.json", 2, "--json-file nowhere/out.json cannot be written"),
@@ -248,9 +280,25 @@ def test_lost_parity_is_not_timed(
     (static_bundle / MANIFEST).write_text(json.dumps(data))
     kept = tmp_path / "kept.json"
     kept.write_text("earlier")
-    refused([str(static_bundle), "--json-file", str(kept)], 3, "parity is lost", capsys)
+    arguments = ["bench", str(static_bundle), "--json-file", str(kept), "-q"]
+    assert run(arguments) == 3
+    said = capsys.readouterr()
+    assert "  routes: " in said.out and "failures (1):" in said.out
+    (line,) = said.err.splitlines()
+    assert "parity is lost" in line and line.endswith("--bisect")
+    assert run([*arguments, "--json"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["parity"]["failures"]) == 1
     assert kept.read_text() == "earlier"
     assert not list(tmp_path.glob(".debiexport*"))
+
+
+def test_a_fifo_is_refused_before_the_work(
+    static_bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "open_bundle", None)
+    os.mkfifo(tmp_path / "fifo")
+    refused([str(static_bundle), "--json-file", str(tmp_path / "fifo")], 2, "it is no regular file", capsys)
+    assert (tmp_path / "fifo").is_fifo()
 
 
 def test_a_file_that_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from debiexport.bench.opponents import check_opponents, prepare
+from debiexport.bench.opponents import OpponentFailed, check_opponents, prepare
 from debiexport.bench.subjects import normalised, pool_of
 from debiexport.bundle import open_bundle
 from debiexport.cards import Card, load_card
@@ -107,6 +107,7 @@ def test_an_opponent_that_is_wrong_is_not_timed(
     with pytest.raises(ParityError, match="plain does not compute the reference") as caught:
         prepare(["plain"], bundle, None, batch=2, threads=1, provider="cpu", folder=tmp_path)
     assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, OpponentFailed) and caught.value.parity.failures
 
 
 @pytest.mark.parametrize("absent", ["torch", "openvino"])

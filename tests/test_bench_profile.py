@@ -10,6 +10,7 @@ import pytest
 
 from debiexport.bench.profile import profile, read_profile, stable_place
 from debiexport.bench.subjects import BUNDLE, Spec, pool_of
+from debiexport.bench.tables import profile_lines
 from debiexport.bundle import MODEL, open_bundle
 from debiexport.errors import DebiexportError
 
@@ -58,6 +59,12 @@ def test_a_canned_profile() -> None:
     ]
     assert [(s.name, s.ms) for s in found.places] == [("a.x/Conv", 0.5), ("b.y/MatMul_2", 0.3), ("b.y/MatMul", 0.2)]
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_headline_says_what_profiling_costs() -> None:
+    headline, *_ = profile_lines("bundle", read_profile([*run(1), *run(1000)], warmup_runs=1))
+    assert headline.startswith("bundle, profile of 1 runs: ")
+    assert headline.endswith("; profiling adds time, so read the shares here and the latency above")
 
 
 def test_a_profile_of_nothing() -> None:

@@ -23,7 +23,7 @@ from test_checking import rehash
 import debiexport
 from debiexport import bisecting, operations
 from debiexport.bisecting import BisectFailed, BisectResult, bisect, expected_model
-from debiexport.bundle import open_bundle
+from debiexport.bundle import open_bundle, sha256_of
 from debiexport.cards import Card
 from debiexport.checkpoint import random_checkpoint
 from debiexport.cli.report import bisect_lines
@@ -580,6 +580,30 @@ def test_an_altered_file_is_refused_as_ever(static_bundle: Path) -> None:
     with (static_bundle / "model.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(BundleError, match="bytes"):
+        bisect(static_bundle)
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_a_changed_model_can_be_bisected_with_its_own_hash_and_size(
+    static_bundle: Path, longer: bool, one_line: OneLine
+) -> None:
+    model = static_bundle / "model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content + b"\0" if longer else content[:-1] + b"\0")
+    with pytest.raises(BundleError) as caught:
+        bisect(static_bundle)
+    assert one_line(caught.value).endswith(
+        f"bisect it as it is: in the entry of model.onnx in {static_bundle / MANIFEST} set sha256 to"
+        f" {sha256_of(model)} and bytes to {model.stat().st_size}"
+    )
+
+
+def test_other_files_and_missing_models_get_no_such_advice(static_bundle: Path) -> None:
+    (static_bundle / "golden.npz").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"export again$"):
+        bisect(static_bundle)
+    (static_bundle / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"export again$"):
         bisect(static_bundle)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +16,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+import debiexport
 from debiexport import checking
 from debiexport.bundle import sha256_of
 from debiexport.cards import Card, shipped_checkpoint
@@ -173,6 +175,7 @@ def test_corrupt_weights(
     message = one_line(caught.value)
     assert "parity is lost" in message
     assert "do not deploy" in message
+    assert message.endswith(f"with torch and the weights: debiexport check {static_bundle} --bisect")
     assert not caught.value.parity.ok
 
 
@@ -197,7 +200,17 @@ def test_checkpoint_without_torch(dynamic_bundle: Path, exported_weights: Path, 
     with pytest.raises(MissingDependencyError) as caught:
         check(dynamic_bundle, exported_weights)
     assert caught.value.exit_code == 5
-    assert "pip install 'debiexport[export]'" in one_line(caught.value)
+    assert one_line(caught.value).endswith(
+        "not installed here: pip install 'debiexport[export]', or in a checkout pip install '.[export]'"
+    )
+
+
+@pytest.mark.parametrize("bundle", [None, 3, b"bundle"])
+def test_what_is_no_path(bundle: Any, one_line: OneLine) -> None:
+    for function in (check, debiexport.bisect):
+        with pytest.raises(UsageError, match="give the path of a folder") as caught:
+            function(bundle)
+        assert repr(bundle) in one_line(caught.value)
 
 
 def test_checkpoint_that_is_not_there(dynamic_bundle: Path, tmp_path: Path) -> None:

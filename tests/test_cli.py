@@ -95,6 +95,7 @@ def refused(arguments: list[str], code: int, words: str, tmp_path: Path, capsys:
     ("options", "code", "words"),
     [
         ("--model nothing", 2, "'nothing'"),
+        ("--output=", 2, "--output is empty: give a path, or leave --output out"),
         ("--checkpoint nowhere.pth", 2, "nowhere.pth"),
         ("--checkpoint .", 2, "folder"),
         ("--image-size 16", 2, "--image-size"),
@@ -126,7 +127,7 @@ def refused(arguments: list[str], code: int, words: str, tmp_path: Path, capsys:
         ("--input float16", 2, "'float16'"),
         ("--labels nowhere.txt", 2, "nowhere.txt"),
         ("--output /proc/debiexport", 2, "cannot be written"),
-        ("--unknown", 2, "--unknown"),
+        ("--unknown", 2, "--unknown; see debiexport onnx --help"),
         ("surplus", 2, "surplus"),
     ],
 )
@@ -387,7 +388,7 @@ def test_bad_images(
     [
         (["predict", "BUNDLE"], "IMAGE"),
         (["predict", "BUNDLE", "IMAGE", "--top", "0"], "--top"),
-        (["predict", "BUNDLE", "IMAGE", "--top", "x"], "--top"),
+        (["predict", "BUNDLE", "IMAGE", "--top", "x"], "--top is 'x': give a whole number"),
         (["predict", "BUNDLE", "IMAGE", "--threads", "0"], "--threads"),
         (["predict", "BUNDLE", "IMAGE", "--threads", "99999"], "--threads is 99999: give at least 1, and at most"),
         (["predict", "BUNDLE", "IMAGE", "--batch", "2"], "No such option: --batch"),
@@ -396,9 +397,9 @@ def test_bad_images(
         (["check", "BUNDLE", "--eval", "nowhere", "--bisect"], "give one of them"),
         (["check", "BUNDLE", "--bisect", "--threads", "0"], "--threads"),
         (["check", "BUNDLE", "--checkpoint", "nowhere.pth"], "nowhere.pth"),
-        (["check"], "BUNDLE"),
-        (["frobnicate"], "frobnicate"),
-        (["models", "--unknown"], "--unknown"),
+        (["check"], "BUNDLE'; see debiexport check --help"),
+        (["frobnicate"], "'frobnicate'; see debiexport --help"),
+        (["models", "--unknown"], "--unknown; see debiexport models --help"),
     ],
 )
 def test_bad_options_of_the_others(
@@ -494,6 +495,20 @@ def test_lost_parity_is_told_in_full(
     assert "holds" not in said.out + said.err
     assert errors(said.err) == [f"error: {data['error']}"]
 
+    monkeypatch.setattr("debiexport.parity.ParityReport.failures", ["the numbers are off", "so are the routes"])
+    assert run(["check", str(dynamic_bundle)]) == 3
+    said = capsys.readouterr()
+    for words in (
+        "batch 5: relative error",
+        "  routes: ",
+        "tolerance ",
+        "  the numbers are off\n  so are the routes\n",
+    ):
+        assert words in said.out
+    assert said.out.splitlines()[-1] == "parity is lost: the numbers are off"
+    (line,) = errors(said.err)
+    assert line.endswith(f"with torch and the weights: debiexport check {dynamic_bundle} --bisect")
+
 
 def test_predict(dynamic_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(dynamic_bundle), str(image), str(image), "--top", "2"]) == 0
@@ -576,7 +591,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models"]) == 0
     plain = capsys.readouterr().out
     assert all(name in plain for name in card_names())
-    assert run(["models", "--json"]) == 0
+    assert run(["models", "--json", "-q"]) == 0
     (text,) = capsys.readouterr().out.splitlines()
     assert [row["name"] for row in json.loads(text)["models"]] == list(card_names())
 
@@ -584,7 +599,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
-    assert run(["doctor", "--json"]) == 0
+    assert run(["doctor", "--json", "--quiet"]) == 0
     (text,) = capsys.readouterr().out.splitlines()
     assert isinstance(json.loads(text), dict)
 
@@ -666,9 +681,9 @@ def test_interruption(
 
 
 def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run(["--version"])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 # --------------------------------------------------------------------------------- real processes
@@ -773,10 +788,101 @@ def test_standard_output_on_a_full_disk() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_goes_away() -> None:
-    process = start(["models"])
+@pytest.mark.parametrize("arguments", [["models"], ["--version"], ["onnx", "--help"], ["models", "--json"]])
+def test_a_reader_that_goes_away(arguments: list[str]) -> None:
+    """People have seen enough; a program learns what it missed."""
+    process = start(arguments)
     assert process.stdout is not None
     process.stdout.close()
     _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert said == ""
+    assert process.returncode == 2
+    told = "error: standard output cannot be written (Broken pipe): free some space or send it elsewhere\n"
+    assert said == (told if "--json" in arguments else "")
+
+
+_NO_ROOM = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+from debiexport.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models"], "standard output cannot be written (File too large)"),
+        (["models", "--json"], "standard output cannot be written (File too large)"),
+        (["--version"], "File too large"),
+        (["onnx", "--model", "nothing", "--json"], "'nothing'"),
+    ],
+)
+def test_standard_output_without_room(arguments: list[str], words: str, tmp_path: Path) -> None:
+    """Also where it is the error that cannot be written."""
+    with (tmp_path / "stdout").open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", _NO_ROOM, *arguments],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+_SIGNALLED = """
+import os, runpy, sys
+number, module = int(sys.argv.pop(1)), sys.argv.pop(1)
+
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:  # it is being imported
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Sender())
+runpy.run_module("debiexport", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("typer", ["models", "--json"]),
+        ("numpy", ["check", "BUNDLE"]),
+        ("onnxruntime", ["check", "BUNDLE", "--json"]),
+        ("torch", ["onnx", "--model", "debi_nano", "--image-size", "32", "--output", "out"]),
+    ],
+)
+def test_signals_during_imports(
+    number: signal.Signals, module: str, arguments: list[str], dynamic_bundle: Path
+) -> None:
+    arguments = [str(dynamic_bundle) if word == "BUNDLE" else word for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, str(int(number)), module, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | ONE_THREAD,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: interrupted: nothing half-written was left behind"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert bool(done.stdout) is ("--json" in arguments)
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_python_ends(number: signal.Signals) -> None:
+    """The work is done, and its exit code stands."""
+    program = (
+        "import atexit, os\n"
+        "from debiexport.__main__ import main\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"debiexport {__version__}\n", "")

@@ -132,7 +132,7 @@ def test_the_recommended_session_options_are_written_and_proven(
         return whole(runtime, *others)
 
     monkeypatch.setattr(parity, "judge", judge)
-    monkeypatch.setattr(export, "RECOMMENDED", other)
+    monkeypatch.setattr(export.onnx, "RECOMMENDED", other)
     result = export_onnx(micro, image_size=64, output=tmp_path / "out")
     assert open_bundle(result.path).manifest.session == other
     ((graph, entries),) = [(options["graph_optimization_level"], options["entries"]) for options in proven]
@@ -151,11 +151,13 @@ def test_random_weights(dynamic_bundle: Path) -> None:
 
 def test_warning_of_random_weights(micro: Card, tmp_path: Path) -> None:
     lines: list[str] = []
-    with pytest.raises(UsageError):  # stopped right after the weights
-        export_onnx(micro, labels=tmp_path / "none", image_size=64, output=tmp_path / "out", progress=lines.append)
+    labels = tmp_path / "labels"
+    labels.write_text("one\n")
+    with pytest.raises(InputError):  # stopped right after the weights
+        export_onnx(micro, labels=labels, image_size=64, output=tmp_path / "out", progress=lines.append)
     (warning,) = [line for line in lines if line.startswith("WARNING")]
     assert "random, seed 0" in warning
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [labels]
 
 
 def test_nothing_of_the_machine_is_written(tuned: ExportResult, dynamic_bundle: Path, weights: Path) -> None:

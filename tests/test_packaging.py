@@ -100,7 +100,7 @@ def test_wheel_has_the_licence_and_the_command(wheel: Path, wheel_files: set[str
     (licence,) = (name for name in wheel_files if name.endswith(".dist-info/licenses/LICENSE"))
     with zipfile.ZipFile(wheel) as archive:
         entry_points = archive.read(licence.replace("licenses/LICENSE", "entry_points.txt")).decode()
-    assert "debiexport = debiexport.cli:main" in entry_points
+    assert "debiexport = debiexport.__main__:main" in entry_points
 
 
 def test_installed_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -185,8 +185,8 @@ def _no_offsets(network: StaticNetwork) -> None:
 
 
 def _swapped_axes(network: StaticNetwork) -> None:
-    offset = _module(network, "stage1.block1.attn2.offset")
-    offset.register_forward_hook(lambda module, args, out: out.flip(-1))
+    positions = _module(network, "stage1.block1.attn2.positions")
+    positions.register_forward_hook(lambda module, args, out: out.flip(-1))
 
 
 def _no_bias(network: StaticNetwork) -> None:

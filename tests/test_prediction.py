@@ -235,8 +235,17 @@ def test_folder_of_no_class(
 def test_label_of_several_classes(dynamic_bundle: Path, images: list[Path], tmp_path: Path) -> None:
     """ImageNet has two cranes: a folder of that name is of neither for certain."""
     bundle = label(dynamic_bundle, ["crane", "bee", "crane", "dog", "eel", "fox"])
-    with pytest.raises(UsageError, match="'crane'"):
+    with pytest.raises(UsageError, match=r"label 'crane': .*--labels .* \('crane' is of 0 and 2\)"):
         evaluate(bundle, sort_into(tmp_path / "eval", images, ["crane"] * 10))
+    with pytest.raises(UsageError, match=r"must be labels, as bee, dog, eel$"):
+        evaluate(bundle, sort_into(tmp_path / "other", list((tmp_path / "eval" / "crane").iterdir()), ["ant"] * 10))
+
+
+def test_a_single_class_folder(dynamic_bundle: Path, images: list[Path], tmp_path: Path, one_line: OneLine) -> None:
+    root = sort_into(tmp_path / "eval", images, ["0"] * 10)
+    with pytest.raises(UsageError, match=r"holds files and no class folders .* named as 0, 1, 2$") as caught:
+        evaluate(open_bundle(dynamic_bundle), root / "0")
+    one_line(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "empty", "empty classes", "file"])

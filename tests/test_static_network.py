@@ -20,6 +20,7 @@ from debiexport.reference.network import ReferenceRun
 from debiexport.routes import as_routes
 from debiexport.static.network import StaticNetwork
 from debiexport.static.pixels import PixelInput
+from debiexport.static.slots import Slots
 from debiexport.static.taps import Taps
 
 WIDE_LIMIT = 1e-12  # float64 rounding is 1e-16, a wrong epsilon 1e-6
@@ -104,7 +105,10 @@ def test_every_lowering(name: str, size: tuple[int, int], lowering: Lowering, re
     _assert_equal(request.getfixturevalue(name), size, 2, lowering)
 
 
-REFUSED = {("debi_b_det", "dense")}  # 1,024 regions ranked by counting would take 2^30 comparisons an image
+REFUSED = {
+    ("debi_b_det", "dense"),
+    ("debi_b_det", "ane"),
+}  # 1,024 regions ranked by counting would take 2^30 comparisons an image
 
 
 @pytest.mark.matrix
@@ -173,7 +177,7 @@ def test_bytes_are_normalised_to_float32_rounding() -> None:
     assert np.abs(got - wanted).max() <= 5e-7  # two steps of float32 at 2.6
 
 
-@pytest.mark.parametrize("slot", ["routing", "sampling", "bias", "norm", "layout"])
+@pytest.mark.parametrize("slot", ["routing", "sampling", "bias", "broadcast", "heads", "norm", "layout"])
 def test_unknown_implementations_are_refused(tiny_card: Card, slot: str) -> None:
     names = LOWERINGS["gather"].to_dict() | {slot: "nonsense"}
     reference = build_reference(random_checkpoint(tiny_card), (64, 64))
@@ -188,6 +192,21 @@ def test_an_implementation_that_refuses_is_named(tiny_card: Card, monkeypatch: p
     reference = build_reference(random_checkpoint(tiny_card), (64, 64))
     with pytest.raises(UsageError, match=r"bias=hat does not serve stage1\.block1\.attn2: too small"):
         StaticNetwork.of(reference, (64, 64), find_lowering("bias=hat"))
+
+
+def test_implementations_have_to_go_with_the_layout(tiny_card: Card) -> None:
+    reference = build_reference(random_checkpoint(tiny_card), (64, 64))
+    for text, slot in (("routing=ranked", "routing=ranked"), ("layout=channels", "heads=rows")):
+        with pytest.raises(UsageError, match=f"{slot} does not go with layout="):
+            StaticNetwork.of(reference, (64, 64), find_lowering(text))
+
+
+def test_too_many_regions_for_ranking_by_counting_are_sent_to_another_lowering() -> None:
+    card = load_card("debi_t").with_options(regions=32)
+    geometry = Geometry.of(card, (224, 224))
+    slots = Slots(LOWERINGS["ane"], torch.float32)
+    with pytest.raises(UsageError, match="give --lowering gather"):
+        slots.routing(geometry.attentions["stage1.block1.attn1"])
 
 
 def test_lowerings_are_found_by_name() -> None:
@@ -207,7 +226,7 @@ def test_slots_are_chosen_one_by_one() -> None:
 )
 def test_slots_that_are_none(text: str) -> None:
     with pytest.raises(
-        UsageError, match="give slot=NAME once for slots of routing, sampling, bias, heads, norm, layout"
+        UsageError, match="give slot=NAME once for slots of routing, sampling, bias, broadcast, heads"
     ):
         find_lowering(text)
 

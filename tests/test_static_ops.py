@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,10 +34,16 @@ from debiexport.static.ops.routing import (
 )
 from debiexport.static.ops.routing.auto import cheapest_routing
 from debiexport.static.ops.routing.mask import RegionMask
+from debiexport.static.slots import format_of
 from debiexport.static.taps import Taps
 from debiexport.static.weights import Weights
 
 WIDE = torch.float64
+
+
+def _of_rows(implementations: Mapping[str, Any]) -> list[Any]:
+    """Those written for maps (N, H, W, C); the others have `test_static_channels`."""
+    return [implementation for implementation in implementations.values() if format_of(implementation) == "nhwc"]
 
 
 def _geometry(card: Card, name: str, size: tuple[int, int] = (64, 96)) -> AttentionGeometry:
@@ -77,8 +84,8 @@ def test_pixel_weights_of_a_map_that_is_not_square() -> None:
 AGENTS = ["stage1.block1.attn2", "stage2.block1.attn2", "stage4.block1.attn1"]
 
 
-@pytest.mark.parametrize("heads", HEADS.values())
-@pytest.mark.parametrize("implementation", sampling.IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("heads", _of_rows(HEADS))
+@pytest.mark.parametrize("implementation", _of_rows(sampling.IMPLEMENTATIONS))
 @pytest.mark.parametrize("name", AGENTS)
 def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any, heads: type[Heads]) -> None:
     g = _geometry(tiny_card, name)
@@ -99,7 +106,7 @@ def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any, h
         torch.testing.assert_close(out[n, channels, agent], top * (1 - fy) + bottom * fy, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("implementation", bias.IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("implementation", _of_rows(bias.IMPLEMENTATIONS))
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("side", [4, 9, None])
 def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int | None, implementation: Any) -> None:
@@ -145,8 +152,8 @@ def _attend(routing: Routing, batch: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("heads", HEADS.values())
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("heads", _of_rows(HEADS))
+@pytest.mark.parametrize("implementation", _of_rows(IMPLEMENTATIONS))
 @pytest.mark.parametrize("name", ["stage1.block1.attn1", "stage2.block1.attn1", "stage3.block1.attn2"])
 def test_routing_is_routed_attention(
     tiny_card: Card, name: str, implementation: type[Routing], heads: type[Heads], batch: int
@@ -159,7 +166,7 @@ def test_routing_is_routed_attention(
     assert (np.sort(routes) == np.sort(affinity.topk(g.top_k).indices.numpy())).all()
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS.values(), EverywhereRouting])
+@pytest.mark.parametrize("implementation", [*_of_rows(IMPLEMENTATIONS), EverywhereRouting])
 def test_attending_to_everything(tiny_card: Card, implementation: type[Routing]) -> None:
     g = _geometry(tiny_card, "stage4.block1.attn2")
     assert g.routes_everywhere
@@ -227,7 +234,7 @@ def test_a_bias_constant_that_would_be_too_large_is_refused() -> None:
     assert "takes 19668992 numbers" in (bias.IMPLEMENTATIONS["sampled"].supports(large) or "")
 
 
-@pytest.mark.parametrize("implementation", norm.IMPLEMENTATIONS.values())
+@pytest.mark.parametrize("implementation", _of_rows(norm.IMPLEMENTATIONS))
 def test_norm_with_and_without_affine(implementation: Any) -> None:
     x = _random(2, 3, 5, 8)
     scale, shift = _random(8, seed=1), _random(8, seed=2)
@@ -246,7 +253,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("heads", HEADS.values())
+@pytest.mark.parametrize("heads", _of_rows(HEADS))
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
 def test_heads_move_rows_and_move_them_back(order: Order, heads: type[Heads]) -> None:
     """Against the definition: a row of the result is the row of the map that the order names."""

@@ -10,4 +10,5 @@ counters      those of the system: CPU pressure, steal time, load, context switc
 memory        peak memory, in a process of its own
 profile       where the time goes, from ONNX Runtime's profiler
 report        the result, for programs and for people
+tables        its tables and plots
 """

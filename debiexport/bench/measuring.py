@@ -33,9 +33,10 @@ from debiexport.bench.subjects import (
     unique_names,
 )
 from debiexport.bundle import MODEL, Bundle, is_unverified, open_bundle, sha256_of
-from debiexport.checking import check
+from debiexport.checking import bundle_folder, check
 from debiexport.environment import check_threads, describe_environment, usable_cpus
 from debiexport.errors import UsageError
+from debiexport.manifest import COREML, Manifest
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array
 from debiexport.runtimes.ort import CPU, check_provider
@@ -104,12 +105,17 @@ def measure_latency(
     """
     times = _with_times(plan or Plan(), min_time, max_time)
     check_threads(threads)
+    if isinstance(bundles, str | Path):
+        raise UsageError(f"the bundles are {str(bundles)!r}: give a list of folders")
     if not bundles:
         raise UsageError("no bundle: give the folder of at least one")
     check_provider(provider)
     source = None if checkpoint is None else str(checkpoint)
     opponents = list(dict.fromkeys(against))
-    opened = [open_bundle(path) for path in bundles]
+    opened = [open_bundle(bundle_folder(path)) for path in bundles]
+    for bundle in opened:
+        if bundle.manifest.target == COREML:
+            raise UsageError(f"{bundle.path} is a Core ML bundle: measure it by itself, with measure_coreml")
     chosen = _common_batch(opened, batch)
     check_opponents(opponents, opened, source, provider)
 
@@ -143,7 +149,7 @@ def measure_latency(
         subjects = tuple(_describe(r, m, profile=profile) for r, m in zip(ready, measurements, strict=True))
     return LatencyResult(
         subjects=subjects,
-        ratios=_ratios(subjects),
+        ratios=_ratios(subjects, [r.proven.bundle.manifest for r in ready]),
         plan=times,
         contention=contention,
         environment=describe_environment(),
@@ -235,15 +241,33 @@ def _describe(ready: _Ready, measurement: Measurement, *, profile: bool) -> Subj
     )
 
 
-def _ratios(subjects: Sequence[SubjectReport]) -> tuple[Ratio, ...]:
+def _ratios(subjects: Sequence[SubjectReport], manifests: Sequence[Manifest]) -> tuple[Ratio, ...]:
     """Of each opponent to each bundle; without opponents, of the first bundle to each other."""
-    ours = [s for s in subjects if s.kind == BUNDLE]
-    theirs = [s for s in subjects if s.kind != BUNDLE]
+    described = list(zip(subjects, manifests, strict=True))
+    ours = [(s, m) for s, m in described if s.kind == BUNDLE]
+    theirs = [(s, m) for s, m in described if s.kind != BUNDLE]
     pairs = [(a, b) for a in theirs for b in ours] if theirs else [(ours[0], b) for b in ours[1:]]
     return tuple(
-        Ratio(a.name, b.name, paired_ratio(a.measurement.blocks_ms, b.measurement.blocks_ms), len(a.measurement.blocks))
-        for a, b in pairs
+        Ratio(
+            a.name,
+            b.name,
+            paired_ratio(a.measurement.blocks_ms, b.measurement.blocks_ms),
+            len(a.measurement.blocks),
+            difference_note(a_manifest, b_manifest),
+        )
+        for (a, a_manifest), (b, b_manifest) in pairs
     )
+
+
+def difference_note(a: Manifest, b: Manifest) -> str | None:
+    """That two bundles are not of one network at one image size, so that their ratio is no gain; None if they are."""
+    if (a.card, a.image_size) == (b.card, b.image_size):
+        return None
+    one, other = (f"{m.card.name} at {'x'.join(map(str, m.image_size))}" for m in (a, b))
+    if one == other:
+        return f"these are different networks, both {one} with options or cards that differ"
+    kind = "different networks" if a.card != b.card else "different image sizes"
+    return f"these are {kind}: {one}, and {other}"
 
 
 def _command(

@@ -12,6 +12,7 @@ from debiexport.bundle import Bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, require
+from debiexport.parity import ParityReport
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU, OrtRuntime
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from debiexport.checkpoint import Checkpoint
     from debiexport.reference.network import ReferenceNetwork
     from debiexport.runtimes.base import Runtime
+
+
+class OpponentFailed(ParityError):
+    """An opponent that does not compute the reference.
+
+    Attributes:
+        parity: what was measured.
+    """
+
+    def __init__(self, name: str, parity: ParityReport) -> None:
+        super().__init__(f"the opponent {name} does not compute the reference: {parity}; it is not timed")
+        self.parity = parity
 
 
 def check_opponents(opponents: Sequence[str], bundles: Sequence[Bundle], checkpoint: str | None, provider: str) -> None:
@@ -108,7 +121,7 @@ def prepare(
     """Export what has to be exported into a folder, and prove each opponent against the reference.
 
     Raises:
-        ParityError: an opponent does not compute the reference; it is not timed.
+        OpponentFailed: an opponent does not compute the reference; it is not timed.
         UsageError, CheckpointError: see `reference_of`.
     """
     model = folder / "plain.onnx"
@@ -146,5 +159,5 @@ def _judge(name: str, runtime: Runtime, network: ReferenceNetwork, bundle: Bundl
     images = parity_images(bundle.manifest.card.preprocessing, bundle.manifest.image_size)
     report = judge(runtime, Oracle(network), bundle.geometry, images).report
     if not report.ok:
-        raise ParityError(f"the opponent {name} does not compute the reference: {report}; it is not timed")
+        raise OpponentFailed(name, report)
     return Numerics.of_report(report)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from debiexport.bench.contention import Contention
 from debiexport.bench.runner import Measurement, Plan
 from debiexport.bench.statistics import Estimate, Summary, plain
+from debiexport.bench.tables import explanations, plots, profile_lines, table
 from debiexport.environment import Environment
 from debiexport.parity import ParityReport
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "debiexport-latency", 1
 CV_LIMIT = 0.10
-_BARS = "▁▂▃▄▅▆▇█"
 _WHAT = (
     "wall time of one call on the host, inputs and outputs in host memory; one caller, so throughput is that of"
     " concurrency 1"
@@ -148,12 +148,13 @@ class SubjectReport:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one subject takes as another, in p50."""
+    """How many times as long one subject takes as another, in p50; the note says what else differs between them."""
 
     numerator: str
     denominator: str
     ratio: Estimate
     blocks: int
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -161,14 +162,16 @@ class Ratio:
             "denominator": self.denominator,
             "p50_ratio": self.ratio.to_dict(),
             "blocks": self.blocks,
+            "note": self.note,
         }
 
     def __str__(self) -> str:
         low, high = ("?" if side is None else f"{side:.2f}" for side in (self.ratio.low, self.ratio.high))
-        return (
+        text = (
             f"{self.numerator} takes {self.ratio.value:.2f} [{low}, {high}] times as long as {self.denominator}"
             f" (p50, 95 % interval, {self.blocks} blocks)"
         )
+        return text if self.note is None else f"{text}; note: {self.note}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,11 +221,12 @@ class LatencyResult:
 
     def report(self) -> str:
         """The whole result for people, ratios last but for warnings."""
-        lines = [*_table(self.subjects), "", *_plots(self.subjects)]
+        figures = table(self.subjects)
+        lines = [*figures, "", *plots(self.subjects)]
         for subject in self.subjects:
             if subject.profile is not None:
-                lines += ["", *_profile_lines(subject.name, subject.profile)]
-        lines += ["", f"milliseconds with 95 % intervals; {_WHAT}", f"machine: {self.environment}"]
+                lines += ["", *profile_lines(subject.name, subject.profile)]
+        lines += ["", *explanations(figures), _WHAT, f"machine: {self.environment}"]
         lines.append(f"contention: {self.contention}")
         lines += map(str, self.ratios)
         return "\n".join(lines + [f"WARNING: {warning}" for warning in self.warnings])
@@ -242,58 +246,3 @@ def subject_warnings(measurement: Measurement, latency: Summary) -> tuple[str, .
     if latency.cv > CV_LIMIT:
         found.append(f"unstable: the coefficient of variation is {latency.cv:.1%}, the limit is {CV_LIMIT:.0%}")
     return tuple(found)
-
-
-def _table(subjects: Sequence[SubjectReport]) -> list[str]:
-    """A row a figure, a column a subject."""
-
-    def of(estimate: Estimate | None) -> str:
-        return "n < 10,000" if estimate is None else str(estimate)
-
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.0%}"
-
-    rows: list[list[str]] = [["", *(s.name for s in subjects)]]
-    rows.append(["runtime", *(s.runtime for s in subjects)])
-    rows.append(["input", *("x".join(map(str, s.input_shape)) + f" {s.input_dtype}" for s in subjects)])
-    rows.append(["p50", *(of(s.latency.p50) for s in subjects)])
-    rows.append(["p90", *(of(s.latency.p90) for s in subjects)])
-    rows.append(["p99", *(of(s.latency.p99) for s in subjects)])
-    rows.append(["p99.9", *(of(s.latency.p999) for s in subjects)])
-    rows.append(["min .. max", *(f"{s.latency.min_ms:.3g} .. {s.latency.max_ms:.3g}" for s in subjects)])
-    rows.append(["mean ± std", *(f"{s.latency.mean_ms:.3g} ± {s.latency.std_ms:.2g}" for s in subjects)])
-    rows.append(["CV", *(f"{s.latency.cv:.1%}" for s in subjects)])
-    rows.append(["images/s", *(f"{s.images_per_s:.1f}" for s in subjects)])
-    rows.append(["runs", *(f"{s.latency.n}" for s in subjects)])
-    rows.append(["load, first", *(f"{s.load_ms:.0f}, {s.first_ms:.3g}" for s in subjects)])
-    rows.append(["peak memory", *("unknown" if s.memory is None else str(s.memory) for s in subjects)])
-    rows.append(["relative error", *(f"{s.numerics.relative_error:.1e} ({s.numerics.method})" for s in subjects)])
-    rows.append(["top-1 agreement", *(share(s.numerics.top1_agreement) for s in subjects)])
-    return _columns(rows)
-
-
-def _plots(subjects: Sequence[SubjectReport]) -> list[str]:
-    width = max(len(s.name) for s in subjects)
-    return [f"{s.name.ljust(width)}  {plot(s.latency)}" for s in subjects]
-
-
-def plot(summary: Summary) -> str:
-    """The distribution as one line: bars from the smallest latency to the p99, then how many lie beyond."""
-    top = max(summary.histogram)
-    bars = "".join(" " if count == 0 else _BARS[count * (len(_BARS) - 1) // top] for count in summary.histogram)
-    beyond = f" +{summary.beyond_histogram} up to {summary.max_ms:.3g}" if summary.beyond_histogram else ""
-    return f"{summary.min_ms:.3g} {bars} {summary.p99.value:.3g} ms{beyond}"
-
-
-def _profile_lines(name: str, profile: Profile) -> list[str]:
-    lines = [f"{name}, profile of {profile.runs} runs: {profile.nodes_ms:.3g} of {profile.run_ms:.3g} ms in nodes"]
-    for title, shares in (("operation", profile.operations), ("place", profile.places)):
-        rows = [["", title, "ms", "share", "nodes"]]
-        rows += [["", s.name, f"{s.ms:.3f}", f"{s.share:.1%}", str(s.count)] for s in shares]
-        lines += _columns(rows)
-    return lines
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

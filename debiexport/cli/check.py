@@ -9,7 +9,7 @@ import typer
 
 from debiexport.cli.options import BundleArgument, CheckpointOption, Debug, Json, Quiet, Threads, parse_threads
 from debiexport.cli.output import OUTPUT
-from debiexport.errors import UsageError
+from debiexport.errors import ParityError, UsageError
 
 
 def command(
@@ -33,19 +33,26 @@ def command(
             raise UsageError("--bisect looks for a fault and --eval measures accuracy: give one of them")
         _bisect(bundle, checkpoint, parse_threads(threads))
         return
-    from debiexport.checking import check
+    from debiexport.checking import CheckResult, check
     from debiexport.cli.incomplete import print_result
-    from debiexport.cli.report import parity_lines
+    from debiexport.cli.report import check_lines
 
-    result = check(
-        bundle, checkpoint, evaluate_on=evaluate_on, threads=parse_threads(threads), progress=OUTPUT.progress
-    )
+    try:
+        result = check(
+            bundle, checkpoint, evaluate_on=evaluate_on, threads=parse_threads(threads), progress=OUTPUT.progress
+        )
+    except ParityError as error:  # with --json the error holds the result
+        found = getattr(error, "result", None)
+        if isinstance(found, CheckResult):
+            for note in found.notes:
+                OUTPUT.note(note)
+            if not OUTPUT.as_json:
+                OUTPUT.result("\n".join(check_lines(found)), found.to_dict())
+        raise
     for note in result.notes:
         OUTPUT.note(note)
-    lines = parity_lines(result.parity)
-    if result.accuracy is not None:
-        lines.append(f"accuracy: {result.accuracy}")
-    print_result("\n".join(lines), result.to_dict(), result.accuracy.skipped if result.accuracy is not None else ())
+    skipped = result.accuracy.skipped if result.accuracy is not None else ()
+    print_result("\n".join(check_lines(result)), result.to_dict(), skipped)
 
 
 def _bisect(bundle: Path, checkpoint: Path | None, threads: int | None) -> None:

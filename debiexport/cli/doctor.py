@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from debiexport.cli.options import Debug, Json
+from debiexport.cli.options import Debug, Json, Quiet
 from debiexport.cli.output import OUTPUT
 
 
-def command(as_json: Json = False, debug: Debug = False) -> None:
+def command(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """What is installed here, what can be done with it, and what to install for the rest."""
-    OUTPUT.configure(as_json=as_json, debug=debug)
+    OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
     from debiexport.doctor import diagnose
 
     diagnosis = diagnose()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from debiexport._version import __version__
-from debiexport.cli import bench, check, doctor, models, onnx, predict
+from debiexport.cli import bench, check, coreml, doctor, models, onnx, predict
 from debiexport.cli.output import OUTPUT
-from debiexport.errors import DebiexportError, Interrupted, ParityError, UsageError
+from debiexport.errors import DebiexportError, Interrupted, OutputError, ParityError, UsageError
+from debiexport.interruption import Interruptible, ignore_signals
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a bug of debiexport, 2 usage, 3 parity lost, 4 bad input file,"
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("onnx")(onnx.command)
+app.command("coreml")(coreml.command)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("bench")(bench.command)
@@ -43,7 +44,7 @@ _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"debiexport {__version__}")
+        print(f"debiexport {__version__}", flush=True)
         raise typer.Exit
 
 
@@ -58,7 +59,12 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        code = run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # while run began or ended
+        code = _interrupted()
+    ignore_signals()
+    sys.exit(OUTPUT.finish(code))
 
 
 def run(arguments: list[str]) -> int:
@@ -68,13 +74,13 @@ def run(arguments: list[str]) -> int:
     # Read by torch's thread pool when it starts. By default its threads spin for milliseconds while they
     # wait, which makes every step many times slower as soon as another process wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _run(arguments)
-    except (KeyboardInterrupt, Interrupted):
-        return _fail(Interrupted("interrupted: nothing half-written was left behind"))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with Interruptible() as interruptible:
+        try:
+            interruptible.raise_waiting()
+            return _run(arguments)
+        except (KeyboardInterrupt, Interrupted):
+            interruptible.ignore()
+            return _interrupted()
 
 
 def _run(arguments: list[str]) -> int:
@@ -94,11 +100,12 @@ def _run(arguments: list[str]) -> int:
         return _fail(error)
     except _CommandLineError as error:
         text = error.format_message().rstrip(".") or "no command was given"
-        return _fail(UsageError(f"{text}; see debiexport --help"), error)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; there is nobody left to tell
-        return 1
-    except OSError as error:  # such as a name that is too long, or standard output on a full disk
+        command = getattr(error.ctx, "command_path", None) or "debiexport"
+        return _fail(UsageError(f"{text}; see {command} --help"), error)
+    except (BrokenPipeError, SystemExit):  # which typer and rich make of it
+        OUTPUT.hang_up()  # whoever read what we say has gone; there is nobody left to tell
+        return UsageError.exit_code
+    except OSError as error:  # such as a name that is too long
         where = f" {str(error.filename)!r}" if error.filename else ""
         return _fail(UsageError(f"the system refuses{where}: {error.strerror or error}; choose another path"), error)
     except Exception as error:
@@ -115,11 +122,28 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
+def _interrupted() -> int:
+    return _fail(Interrupted("interrupted: nothing half-written was left behind"))
+
+
 def _fail(error: DebiexportError, cause: BaseException | None = None) -> int:
     if OUTPUT.debug:
         traceback.print_exception(cause or error)
+    if isinstance(error, ParityError) and not OUTPUT.as_json:
+        _print_what_was_lost(error)
     OUTPUT.failure(str(error), error.exit_code, _details(error))
     return error.exit_code
+
+
+def _print_what_was_lost(error: ParityError) -> None:
+    """Everything that was measured where parity is lost, unless the command has printed it already."""
+    parity = getattr(error, "parity", None)
+    if parity is None or getattr(error, "result", None) is not None:
+        return
+    from debiexport.cli.report import lost_lines
+
+    with suppress(OutputError, OSError):  # the error's line is still to come
+        OUTPUT.result("\n".join(lost_lines(parity)), {})
 
 
 def _details(error: DebiexportError) -> dict[str, Any] | None:
@@ -130,8 +154,3 @@ def _details(error: DebiexportError) -> dict[str, Any] | None:
     if result is not None:
         return dict(result.to_dict())
     return None if parity is None else {"parity": parity.to_dict()}
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    # Not an exception of ours: torch.onnx takes every Exception for a reason to try another way of tracing.
-    raise KeyboardInterrupt

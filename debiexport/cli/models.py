@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from debiexport.cli.options import Debug, Json
+from debiexport.cli.options import Debug, Json, Quiet
 from debiexport.cli.output import OUTPUT
 
 
-def command(as_json: Json = False, debug: Debug = False) -> None:
+def command(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """The models: parameters and multiply-adds counted, the papers' figures beside."""
-    OUTPUT.configure(as_json=as_json, debug=debug)
+    OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
     from debiexport.models_table import list_models
 
     rows = list_models()

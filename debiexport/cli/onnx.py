@@ -2,54 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from debiexport.cli.options import CheckpointOption, Debug, Json, Quiet, parse_batch, parse_number, parse_numbers
+from debiexport.cli.exporting import BraTopK, Classes, Force, ImageSize, Labels, Model, Regions, TopK
+from debiexport.cli.options import (
+    CheckpointOption,
+    Debug,
+    Json,
+    Quiet,
+    parse_batch,
+    parse_destination,
+    parse_number,
+    parse_numbers,
+)
 from debiexport.cli.output import OUTPUT
 
-_Model = Annotated[str, typer.Option("--model", metavar="NAME|CARD", help="A model's name, or the path of a card.")]
-_ImageSize = Annotated[str | None, typer.Option("--image-size", metavar="N|HxW", help="Pixels (default: the card's).")]
 _Batch = Annotated[str, typer.Option("--batch", metavar="N|dynamic", help="Images per run.")]
 _Opset = Annotated[str, typer.Option("--opset", metavar="18..20", help="ONNX operator set.")]
-_Regions = Annotated[str | None, typer.Option("--regions", metavar="S", help="Regions per side (default: the card's).")]
-_TopK = Annotated[
-    str | None, typer.Option("--top-k", metavar="a,b,c,d", help="Top-k of DBRA, a value per stage that has it.")
-]
-_BraTopK = Annotated[
-    str | None, typer.Option("--bra-top-k", metavar="a,b,c", help="Top-k of BRA, a value per stage that has it.")
-]
-_Classes = Annotated[
-    str | None, typer.Option("--num-classes", metavar="N", help="Classes (default: the checkpoint's).")
-]
-_Labels = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Class labels, one a line.")]
 _Input = Annotated[
     str, typer.Option("--input", metavar="normalized|uint8", help="Normalised floats NCHW, or RGB bytes NHWC.")
 ]
 _Lowering = Annotated[str, typer.Option("--lowering", metavar="NAME|SLOT=NAME", help="How the network is rewritten.")]
 _Destination = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="The bundle (default: artifacts/NAME-onnx-HxW-bN).")
+    str | None, typer.Option("--output", metavar="DIR", help="The bundle (default: artifacts/NAME-onnx-HxW-bN).")
 ]
-_Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
 
 
 def command(
-    model: _Model,
+    model: Model,
     checkpoint: CheckpointOption = None,
-    image_size: _ImageSize = None,
+    image_size: ImageSize = None,
     batch: _Batch = "1",
     opset: _Opset = "20",
-    regions: _Regions = None,
-    top_k: _TopK = None,
-    bra_top_k: _BraTopK = None,
-    num_classes: _Classes = None,
-    labels: _Labels = None,
+    regions: Regions = None,
+    top_k: TopK = None,
+    bra_top_k: BraTopK = None,
+    num_classes: Classes = None,
+    labels: Labels = None,
     input: _Input = "normalized",
     lowering: _Lowering = "cpu",
     output: _Destination = None,
-    force: _Force = False,
+    force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -72,14 +67,10 @@ def command(
         labels=labels,
         input=input,
         lowering=lowering,
-        output=output,
+        output=parse_destination(output, "--output"),
         force=force,
         progress=OUTPUT.progress,
     )
-    from debiexport.cli.report import parity_lines
+    from debiexport.cli.exporting import print_export
 
-    if quiet:  # otherwise they have been said when they mattered
-        for note in result.notes:
-            OUTPUT.note(note)
-    names = ", ".join([a.path for a in result.manifest.artifacts] + ["manifest.json"])
-    OUTPUT.result("\n".join([*parity_lines(result.parity), f"{result.path}: {names}"]), result.to_dict())
+    print_export(result, [], quiet=quiet)

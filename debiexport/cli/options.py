@@ -54,6 +54,29 @@ def parse_threads(text: str | None) -> int | None:
     return check_threads(None if text is None else parse_number(text, "--threads", "a whole number"))
 
 
+def parse_seconds(text: str, option: str) -> float:
+    """Seconds; whether there are enough of them is the command's to say.
+
+    Raises:
+        UsageError: no number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}: give seconds, as 3 or 0.5") from None
+
+
+def parse_destination(text: str | None, option: str) -> Path | None:
+    """A path that is to be written. An empty one would be the folder that the command is run in.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if text is not None and not text.strip():
+        raise UsageError(f"{option} is empty: give a path, or leave {option} out")
+    return None if text is None else Path(text)
+
+
 def parse_number(text: str, option: str, wanted: str = "a whole number") -> int:
     """A whole number.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from debiexport.bisecting import BisectResult
+from debiexport.checking import CheckResult
 from debiexport.parity import ParityReport
 
 
@@ -19,9 +20,31 @@ def parity_lines(report: ParityReport) -> list[str]:
             f"  routes: {agreeing} of {rows} agree in {len(choosing)} attentions, {near} near-ties"
             + (f"; {all_regions} more attend to all regions" if all_regions else "")
         )
-    lines.append(f"  noise floor {report.noise_floor:.1e}, tolerance {report.tolerance:.1e} ({report.method})")
+    if report.min_psnr_db is None:
+        lines.append(f"  noise floor {report.noise_floor:.1e}, tolerance {report.tolerance:.1e} ({report.method})")
+    else:
+        lines.append(f"  {report.precision}: at least {report.min_psnr_db:g} dB with the same routes ({report.method})")
+    if report.flips_psnr_db is not None:
+        lines.append(f"  the reference with these routes against its own: PSNR {report.flips_psnr_db:.1f} dB")
     lines.append(str(report))
     return lines
+
+
+def check_lines(result: CheckResult) -> list[str]:
+    """The parity, and what a Core ML bundle has beside it: its placement, and a line for each choice of units."""
+    lines = parity_lines(result.parity)
+    if result.placement is not None:
+        lines += result.placement.lines()
+    lines += [f"Core ML on {unit}" for unit in result.units]
+    if result.accuracy is not None:
+        lines.append(f"accuracy: {result.accuracy}")
+    return lines
+
+
+def lost_lines(report: ParityReport) -> list[str]:
+    """The figures of the outputs and routes, every failure, and the verdict."""
+    *lines, verdict = parity_lines(report)
+    return [*lines, f"failures ({len(report.failures)}):", *(f"  {failure}" for failure in report.failures), verdict]
 
 
 def bisect_lines(result: BisectResult) -> list[str]:
@@ -34,6 +57,8 @@ def bisect_lines(result: BisectResult) -> list[str]:
     lines.append(f"first place beyond its tolerance ({off} of {len(result.places)} are):")
     lines.append(f"  {result.first}")
     operation = result.operation
+    if result.places_only:
+        return [*lines, "operations of a Core ML package are not compared, its places only", verdict]
     if operation is None:
         return [*lines, "no operation was found that is beyond its tolerance by itself", verdict]
     lines.append("first operation beyond its tolerance, given the same input and routes:")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from debiexport.doctor.packages import CORE, ORT_BUILDS, Package, release
@@ -19,8 +20,8 @@ class Ability:
     """Something debiexport does, and whether it can be done here.
 
     Attributes:
-        reasons: one for each package in the way; empty if it can be done.
-        commands: what to run, in this order, so that it can be done.
+        reasons: one for each package in the way, and for the system; empty if it can be done.
+        commands: what to run, in this order, so that it can be done; none where only another system helps.
         note: what to know before running them.
     """
 
@@ -45,18 +46,33 @@ class Ability:
     def __str__(self) -> str:
         if self.ok:
             return f"{self.name}: ok"
-        text = f"{self.name}: blocked, {', '.join(self.reasons)}; run: {' && '.join(self.commands)}"
+        text = f"{self.name}: blocked, {', '.join(self.reasons)}"
+        if self.commands:
+            text += f"; run: {' && '.join(self.commands)}"
         return f"{text} ({self.note})" if self.note else text
 
 
 @dataclass(frozen=True)
 class Need:
-    """A line of `ABILITIES`: what an ability takes, and the extras of debiexport, with commas, that bring it."""
+    """A line of `ABILITIES`.
+
+    Attributes:
+        name: of the ability.
+        packages: that it takes.
+        extra: of debiexport, with commas, that brings them.
+        below: the first version of a package that is too new, by package.
+        system: that it takes, as `platform.system` names it; None for any.
+    """
 
     name: str
     packages: tuple[str, ...]
     extra: str | None = None
+    below: Mapping[str, str] = field(default_factory=dict)
+    system: str | None = None
 
+
+MACOS = "Darwin"
+TOO_NEW_FOR_COREML = {"numpy": "2.4"}  # coremltools 9 fails with it
 
 ABILITIES = (
     Need("export to ONNX", (*CORE, "torch", "onnxscript", "safetensors"), "export"),
@@ -67,13 +83,17 @@ ABILITIES = (
     Need("bench against plain", (*CORE, "torch", "onnxscript", "safetensors"), "export"),
     Need("bench against eager", (*CORE, "torch", "safetensors"), "export"),
     Need("bench against openvino", (*CORE, "torch", "onnxscript", "safetensors", "openvino"), "export,openvino"),
+    Need("export to Core ML", (*CORE, "torch", "safetensors", "coremltools"), "coreml", TOO_NEW_FOR_COREML),
+    Need("check a Core ML bundle", (*CORE, "torch", "coremltools"), "coreml", TOO_NEW_FOR_COREML),
+    Need("bench Core ML", (*CORE, "coremltools"), "coreml", TOO_NEW_FOR_COREML, MACOS),
 )
 
 
 def judge_ability(need: Need, packages: Mapping[str, Package], minimums: Mapping[str, str]) -> Ability:
-    """Whether every package of `need` is there, whole and recent enough."""
+    """Whether every package of `need` is there, whole and of a version that fits, and the system the right one."""
     reasons: list[str] = []
     broken: list[str] = []
+    lowered: list[str] = []
     wanting: list[str] = []  # absent or too old: pip's resolver deals with both
     for name in need.packages:
         package = _ort_build(packages) if name == "onnxruntime" else packages[name]
@@ -87,11 +107,17 @@ def judge_ability(need: Need, packages: Mapping[str, Package], minimums: Mapping
         elif minimum and release(package.version) < release(minimum):
             reasons.append(f"{package.name} is {package.version}, {minimum} or newer is needed")
             wanting.append(name)
+        elif name in need.below and release(package.version) >= release(need.below[name]):
+            reasons.append(f"{package.name} is {package.version}, one below {need.below[name]} is needed")
+            lowered.append(f"pip install '{name}<{need.below[name]}'")
+    here = platform.system()
+    if need.system is not None and here != need.system:
+        reasons.append(f"this is {here or 'an unknown system'}, and Core ML runs on macOS only")
     install = f"pip install 'debiexport[{need.extra}]'" if need.extra else "pip install debiexport"
     return Ability(
         need.name,
         tuple(reasons),
-        ((install,) if wanting else ()) + tuple(broken),
+        ((install,) if wanting else ()) + tuple(lowered) + tuple(broken),
         TORCH_NOTE if "torch" in wanting else None,
     )
 

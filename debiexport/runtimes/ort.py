@@ -172,7 +172,7 @@ def _line(error: Exception) -> str:
 def check_provider(provider: str) -> None:
     """Refuse a provider that is unknown or not in this ONNX Runtime; see `OrtRuntime`."""
     if provider not in PROVIDERS:
-        raise UsageError(f"the provider is {provider!r}: give {' or '.join(PROVIDERS)}")
+        raise UsageError(f"--provider is {provider!r}: give {' or '.join(PROVIDERS)}")
     available = ort.get_available_providers()
     if PROVIDERS[provider] not in available:
         raise MissingDependencyError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from debiexport.static.ops.layout.nchw import NCHWLayout
+from debiexport.static.ops.layout import Layout
 from debiexport.static.weights import Weights
 
 
 class StaticConvMLP(nn.Module):
     """DeBiFormer's MLP on the stream; the residual depthwise convolution is one convolution."""
 
-    def __init__(self, weights: Weights, layout: NCHWLayout) -> None:
+    def __init__(self, weights: Weights, layout: Layout) -> None:
         super().__init__()
         self.linear1 = layout.pointwise(weights["linear1.weight"], weights["linear1.bias"])
         kernel = weights["dwc.weight"]
@@ -26,7 +26,7 @@ class StaticConvMLP(nn.Module):
 class StaticLinearMLP(nn.Module):
     """BiFormer's MLP on what attention reads."""
 
-    def __init__(self, weights: Weights, layout: NCHWLayout) -> None:
+    def __init__(self, weights: Weights, layout: Layout) -> None:
         super().__init__()
         self.linear1 = layout.attention_pointwise(weights["linear1.weight"], weights["linear1.bias"])
         self.linear2 = layout.attention_pointwise(weights["linear2.weight"], weights["linear2.bias"])

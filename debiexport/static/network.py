@@ -168,7 +168,7 @@ class StaticNetwork(nn.Module):
             x = getattr(self, stage_name(i))(x, taps)
             if self.geometry.card.num_classes is None:
                 features.append(getattr(self, feature_name(i))(x))
-        return tuple(features) or (self.head(self.layout.pool(x)),)
+        return tuple(features) or (self.layout.logits(self.head(self.layout.pool(x))),)
 
     @property
     def output_names(self) -> tuple[str, ...]:

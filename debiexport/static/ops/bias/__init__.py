@@ -6,10 +6,24 @@ An entry of `IMPLEMENTATIONS` is an implementation, one of `POLICIES` chooses on
 from __future__ import annotations
 
 from debiexport.static.ops.bias.auto import cheapest_bias
+from debiexport.static.ops.bias.channels import (
+    ChannelHatBias,
+    ChannelLineBias,
+    ChannelSampledBias,
+    smallest_bias,
+)
 from debiexport.static.ops.bias.grid_sample import GridBias
 from debiexport.static.ops.bias.hat import HatBias
 from debiexport.static.ops.bias.lines import LineBias
 from debiexport.static.ops.bias.sampled import SampledBias
 
-IMPLEMENTATIONS = {"grid_sample": GridBias, "hat": HatBias, "lines": LineBias, "sampled": SampledBias}
-POLICIES = {"auto": cheapest_bias}
+IMPLEMENTATIONS = {
+    "channel_hat": ChannelHatBias,
+    "channel_lines": ChannelLineBias,
+    "channel_sampled": ChannelSampledBias,
+    "grid_sample": GridBias,
+    "hat": HatBias,
+    "lines": LineBias,
+    "sampled": SampledBias,
+}
+POLICIES = {"auto": cheapest_bias, "smallest": smallest_bias}

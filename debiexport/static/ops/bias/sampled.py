@@ -20,6 +20,15 @@ from debiexport.static.ops.positions import Positions
 MAX_CONSTANT = 2**22
 
 
+def pairs_of_pixels(geometry: AttentionGeometry, table: Tensor) -> Tensor:
+    """Table (M, 2q-1, 2q-1) -> (M, H*W, H*W): the bias of every token against an agent at every pixel."""
+    rows = shifted(table, geometry.padded_size[0])  # (M, i, y, 2q-1)
+    both = shifted(rows.flatten(0, 2).contiguous(), geometry.padded_size[1])  # (M*i*y, j, x)
+    both = both.reshape(geometry.heads, *geometry.padded_size, *geometry.padded_size)  # (M, i, y, j, x)
+    tokens = prod(geometry.padded_size)
+    return both.permute(0, 2, 4, 1, 3).reshape(geometry.heads, tokens, tokens)  # (M, y, x, i, j)
+
+
 class SampledBias(nn.Module):
     """See the module."""
 
@@ -38,10 +47,7 @@ class SampledBias(nn.Module):
         super().__init__()
         assert geometry.stage.offset_groups
         self.groups, self.heads, self.tokens = geometry.stage.offset_groups, geometry.heads, prod(geometry.padded_size)
-        rows = shifted(table, geometry.padded_size[0])  # (M, i, y, 2q-1)
-        both = shifted(rows.flatten(0, 2).contiguous(), geometry.padded_size[1])  # (M*i*y, j, x)
-        both = both.reshape(self.heads, *geometry.padded_size, *geometry.padded_size)  # (M, i, y, j, x)
-        pairs = both.permute(0, 2, 4, 1, 3)  # (M, y, x, i, j)
+        pairs = pairs_of_pixels(geometry, table)
         self.register_buffer("pairs", pairs.reshape(1, self.groups, -1, self.tokens).contiguous())
         self.weights = BilinearWeights(geometry.padded_size, table.dtype)
 

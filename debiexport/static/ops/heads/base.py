@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from debiexport.geometry import AttentionGeometry
 from debiexport.static.ops.heads.order import Order
+from debiexport.static.weights import Weights
 
 
 class Heads(nn.Module, ABC):
@@ -17,9 +20,28 @@ class Heads(nn.Module, ABC):
         width: d, numbers of a row; a map has M*d channels.
     """
 
+    format: ClassVar[str] = "nhwc"
+
     def __init__(self, order: Order, width: int) -> None:
         super().__init__()
         self.order, self.width = order, width
+
+    @staticmethod
+    def arrange(weights: Weights, geometry: AttentionGeometry) -> Weights:
+        """Weights of an attention whose queries, keys and values have their channels in the order wanted here."""
+        return weights
+
+    @abstractmethod
+    def split(self, x: Tensor) -> Tensor:
+        """A map -> its heads."""
+
+    @abstractmethod
+    def merge(self, x: Tensor) -> Tensor:
+        """Heads -> a map."""
+
+
+class RowsOfHeads(Heads):
+    """Heads of maps (N, H, W, M*d), whose rows of d numbers move whole."""
 
     def split(self, x: Tensor) -> Tensor:
         """A map (N, H, W, M*d) -> (N, *lead, d)."""

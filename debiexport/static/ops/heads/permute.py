@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from debiexport.static.ops.heads.base import Heads
+from debiexport.static.ops.heads.base import RowsOfHeads
 from debiexport.static.ops.heads.order import Order
 
 
-class PermutedHeads(Heads):
+class PermutedHeads(RowsOfHeads):
     """See the module."""
 
     def __init__(self, order: Order, width: int) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from debiexport.static.ops.heads.base import Heads
+from debiexport.static.ops.heads.base import RowsOfHeads
 from debiexport.static.ops.heads.order import Order
 
 
-class RowHeads(Heads):
+class RowHeads(RowsOfHeads):
     """See the module."""
 
     there: Tensor

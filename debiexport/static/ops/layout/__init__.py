@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.layout.base import Layout
+from debiexport.static.ops.layout.channels import ChannelsLayout
 from debiexport.static.ops.layout.nchw import NCHWLayout
 
-IMPLEMENTATIONS = {"nchw": NCHWLayout}
+IMPLEMENTATIONS: dict[str, type[Layout]] = {"channels": ChannelsLayout, "nchw": NCHWLayout}
+
+__all__ = ["IMPLEMENTATIONS", "ChannelsLayout", "Layout", "NCHWLayout"]

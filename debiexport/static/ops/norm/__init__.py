@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.norm.channel import ChannelNorm
 from debiexport.static.ops.norm.instance import InstanceNorm
 from debiexport.static.ops.norm.layernorm import LayerNorm
 
-IMPLEMENTATIONS = {"instance": InstanceNorm, "layernorm": LayerNorm}
+IMPLEMENTATIONS = {"channel": ChannelNorm, "instance": InstanceNorm, "layernorm": LayerNorm}

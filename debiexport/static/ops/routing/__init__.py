@@ -10,6 +10,13 @@ from collections.abc import Callable
 from debiexport.geometry import AttentionGeometry
 from debiexport.static.ops.routing.auto import cheapest_routing
 from debiexport.static.ops.routing.base import Routing
+from debiexport.static.ops.routing.channels import (
+    ChannelEverywhere,
+    IndexedWindows,
+    OneHotWindows,
+    RankedRouting,
+    smallest_routing,
+)
 from debiexport.static.ops.routing.dense import DenseRouting
 from debiexport.static.ops.routing.everywhere import EverywhereRouting
 from debiexport.static.ops.routing.gather import GatherRouting
@@ -18,16 +25,30 @@ from debiexport.static.ops.routing.masked import MaskedRouting
 IMPLEMENTATIONS: dict[str, type[Routing]] = {
     "dense": DenseRouting,
     "gather": GatherRouting,
+    "indexed": IndexedWindows,
     "masked": MaskedRouting,
+    "onehot": OneHotWindows,
+    "ranked": RankedRouting,
 }
-POLICIES: dict[str, Callable[[AttentionGeometry], type[Routing]]] = {"auto": cheapest_routing}
+EVERYWHERE: dict[str, type[Routing]] = {"nchw": ChannelEverywhere, "nhwc": EverywhereRouting}
+"""Where there is nothing to choose, by the format of the maps."""
+
+POLICIES: dict[str, Callable[[AttentionGeometry], type[Routing]]] = {
+    "auto": cheapest_routing,
+    "smallest": smallest_routing,
+}
 
 __all__ = [
+    "EVERYWHERE",
     "IMPLEMENTATIONS",
     "POLICIES",
+    "ChannelEverywhere",
     "DenseRouting",
     "EverywhereRouting",
     "GatherRouting",
+    "IndexedWindows",
     "MaskedRouting",
+    "OneHotWindows",
+    "RankedRouting",
     "Routing",
 ]

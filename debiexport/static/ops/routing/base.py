@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,9 +20,11 @@ class Routing(nn.Module, ABC):
         heads: implementation of the heads slot.
 
     Attributes:
+        format: of the maps that it gives, see `layout`.
         exposes: last parts of the stable names that it records.
     """
 
+    format: ClassVar[str] = "nhwc"
     exposes: tuple[str, ...] = ()
 
     def __init__(self, geometry: AttentionGeometry, heads: type[Heads]) -> None:
@@ -35,7 +38,7 @@ class Routing(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, taps: Taps) -> Tensor:
-        """Padded maps q (N, C, Hq, Wq), scaled, and k, v (N, C, H, W) -> attention (N, Hq, Wq, C)."""
+        """Padded maps q (N, C, Hq, Wq), scaled, and k, v (N, C, H, W) -> attention, a map of the queries."""
 
     def by_channel(self, x: Tensor) -> Tensor:
         """A map (N, C, H, W) -> (N, M, d, H*W): channels fall into heads as they lie."""

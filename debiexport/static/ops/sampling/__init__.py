@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from debiexport.static.ops.sampling.channels import ChannelSampling
 from debiexport.static.ops.sampling.grid_sample import GridSampling
 from debiexport.static.ops.sampling.hat import HatSampling
 
-IMPLEMENTATIONS = {"grid_sample": GridSampling, "hat": HatSampling}
+IMPLEMENTATIONS = {"channels": ChannelSampling, "grid_sample": GridSampling, "hat": HatSampling}

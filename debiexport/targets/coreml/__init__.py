@@ -1,0 +1,3 @@
+"""Static network -> Core ML package (an ML Program) with stable names."""
+
+from __future__ import annotations
