@@ -185,19 +185,23 @@ def bisect(
     return BisectResult(opened.path, report, tuple(places), operation, (*notes, *report.notes))
 
 
+_COMPUTED = (MODEL, "weights")  # roles of the files that the numbers come from
+
+
 def _open(folder: Path) -> Bundle:
     """Open a bundle; where its model is not that of the manifest, the error says how to bisect it all the same."""
     try:
         return open_bundle(folder)
     except BundleError as error:
         try:
-            artifact = read_manifest(folder).artifact(MODEL)
-            path = folder / artifact.path
-            digest, size = sha256_of(path), path.stat().st_size
+            computed = [a for a in read_manifest(folder).artifacts if a.role in _COMPUTED]
+            found = [(a, sha256_of(folder / a.path), (folder / a.path).stat().st_size) for a in computed]
         except (DebiexportError, OSError):  # there is no model to be bisected
             raise error from None
-        if (digest, size) == (artifact.sha256, artifact.bytes):
+        altered = [(a, digest, size) for a, digest, size in found if (digest, size) != (a.sha256, a.bytes)]
+        if not altered:
             raise
+        artifact, digest, size = altered[0]
         raise BundleError(
             f"{error}; if a tool was to change it, bisect it as it is: in the entry of {artifact.path} in"
             f" {folder / MANIFEST} set sha256 to {digest} and bytes to {size}"

@@ -144,6 +144,19 @@ def uint8_bundle(_uint8_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_uint8_bundle, tmp_path / "uint8"))
 
 
+@pytest.fixture(scope="session")
+def _coreml_bundle(tiny_card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from debiexport.export import export_coreml
+
+    return export_coreml(tiny_card, image_size=64, output=tmp_path_factory.mktemp("bundles") / "coreml").path
+
+
+@pytest.fixture
+def coreml_bundle(_coreml_bundle: Path, tmp_path: Path) -> Path:
+    """A Core ML bundle of the tiny DeBiFormer (64 px, random weights, fp16, a batch of 1) that a test may spoil."""
+    return Path(shutil.copytree(_coreml_bundle, tmp_path / "coreml"))
+
+
 @pytest.fixture
 def one_line() -> Callable[[BaseException], str]:
     """The message of an exception, which must be one line."""

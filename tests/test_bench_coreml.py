@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from debiexport.bench.coreml import measure_coreml
-from debiexport.bench.coreml_parity import GATE, judge_unit, psnr_gate
+from debiexport.bench.coreml_parity import FLIPS, GATE, PsnrGate, judge_unit, psnr_gate
 from debiexport.bench.coreml_report import CoreMLLatencyResult
 from debiexport.bench.coreml_rounds import Timed, time_by_turns, wanting
 from debiexport.bench.runner import Plan
@@ -143,7 +143,8 @@ def test_a_measurement(make: Callable[..., Bundle], measured: Callable[..., Core
     assert data["compile_ms"] > 0
     for unit in data["units"]:
         assert unit["load_ms"] == 12.5 and unit["first_predict_ms"] > 0
-        assert unit["parity"]["ok"] and unit["parity"]["min_psnr_db"] == 60
+        assert unit["parity"]["ok"] and unit["parity"]["wanted_psnr_db"] == unit["parity"]["min_psnr_db"] == 60
+        assert unit["parity"]["flips_psnr_db"] is None
         assert list(unit["parity"]["images_psnr_db"]) == list(NAMES)
         assert unit["converged"] and unit["warmup"]["runs"] > 0
         assert unit["wall"]["p10_ms"]["value"] <= unit["wall"]["p50_ms"]["value"] <= unit["wall"]["p90_ms"]["value"]
@@ -347,12 +348,41 @@ def test_other_bundles_are_refused(
 
 def test_the_psnr_to_reach(make: Callable[..., Bundle], one_line: OneLine) -> None:
     manifest = make().manifest
-    assert psnr_gate(manifest, None) == 60
-    assert psnr_gate(manifest, 30) == 30
+    assert psnr_gate(manifest, None) == PsnrGate(60)
+    assert psnr_gate(manifest, 30) == PsnrGate(30)
+    for flips in (None, True, "50", float("inf")):
+        assert psnr_gate(replace(manifest, parity={GATE: 60.0, FLIPS: flips}), None) == PsnrGate(60)
     for parity in ({}, {GATE: None}, {GATE: True}, {GATE: "60"}):
         with pytest.raises(UsageError) as caught:
             psnr_gate(replace(manifest, parity=parity), None)
         assert f"the manifest has no {GATE}" in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flips", "wanted", "text"),
+    [
+        (None, 60, "60 dB"),
+        (70.0, 60, "60 dB"),
+        (50.0, 44, "44 dB (near-ties, 50.0 dB at the export, less 6; 60 dB with the same routes)"),
+    ],
+)
+def test_near_ties_lower_what_has_to_be_reached(
+    make: Callable[..., Bundle], flips: float | None, wanted: float, text: str
+) -> None:
+    manifest = make(parity={"ok": True, GATE: 60.0, FLIPS: flips}).manifest
+    gate = psnr_gate(manifest, None)
+    assert gate.wanted_db == wanted and str(gate) == text
+    assert gate.to_dict() == {"wanted_psnr_db": wanted, "min_psnr_db": 60, "flips_psnr_db": flips}
+    assert psnr_gate(manifest, 55).wanted_db == 55, "what is asked for counts alone"
+
+
+def test_a_unit_is_held_to_what_near_ties_leave(
+    make: Callable[..., Bundle], measured: Callable[..., CoreMLLatencyResult]
+) -> None:
+    bundle = make(parity={"ok": True, GATE: 60.0, FLIPS: -50.0})
+    (unit,) = measured(bundle, {"ALL": "wrong"}, units=["ALL"]).units
+    assert unit.parity is not None and unit.parity.gate.wanted_db == -56
+    assert unit.failure is None and "wanted are -56 dB (near-ties" in str(unit.parity)
 
 
 # ------------------------------------------------------------------------------- parity
@@ -376,11 +406,11 @@ def test_each_image_is_judged(golden: Golden, tiny_card: Card) -> None:
         noise = 1e-3 * (images[:, 0, 0, 0] == golden.images[1, 0, 0, 0])  # the second image is a little off
         return {"logits": (fake_coreml.logits(images) + noise[:, None]).astype(np.float16)}
 
-    parity = judge_unit(Model(2, results), golden, geometry, 90.0)
+    parity = judge_unit(Model(2, results), golden, geometry, PsnrGate(90.0))
     assert parity.worst == "china"
     assert parity.outputs.images == 4  # the last batch wraps round
     assert "at image 'china' is below 90 dB" in str(parity.failure) == str(parity)
-    assert judge_unit(Model(1, results), golden, geometry, 10.0).failure is None
+    assert judge_unit(Model(1, results), golden, geometry, PsnrGate(10.0)).failure is None
 
 
 def test_probabilities_are_compared_with_those_of_the_stored_logits(golden: Golden, tiny_card: Card) -> None:
@@ -389,10 +419,10 @@ def test_probabilities_are_compared_with_those_of_the_stored_logits(golden: Gold
         return {"probabilities": raised / raised.sum(1, keepdims=True), "classLabel": np.array(["class 1"])}
 
     geometry = Geometry.of(tiny_card, (64, 64))
-    parity = judge_unit(Model(1, results), golden, geometry, 100.0)
+    parity = judge_unit(Model(1, results), golden, geometry, PsnrGate(100.0))
     assert parity.failure is None and parity.outputs.top5_agreement == 1
     with pytest.raises(BundleError, match=r"gives probabilities float64 \(6,\), expected is \(1, 6\)"):
-        judge_unit(Model(1, lambda images: {"probabilities": np.ones(6)}), golden, geometry, 100.0)
+        judge_unit(Model(1, lambda images: {"probabilities": np.ones(6)}), golden, geometry, PsnrGate(100.0))
 
 
 # ------------------------------------------------------------------------------- rounds

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -13,6 +15,11 @@ from debiexport.doctor.abilities import ABILITIES, TORCH_NOTE
 from debiexport.doctor.packages import CORE, PACKAGES
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
 
 
 def test_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,10 +34,45 @@ def test_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         "bench against plain: ok",
         "bench against eager: ok",
         "bench against openvino: blocked, openvino is not installed; run: pip install 'debiexport[export,openvino]'",
+        "export to Core ML: blocked, coremltools is not installed; run: pip install 'debiexport[coreml]'",
+        "check a Core ML bundle: blocked, coremltools is not installed; run: pip install 'debiexport[coreml]'",
+        "bench Core ML: blocked, coremltools is not installed, this is Linux, and Core ML runs on macOS only;"
+        " run: pip install 'debiexport[coreml]'",
     ]
-    assert str(diagnosis) == "7 of 8 abilities ok, 0 packages broken, 0 conflicts"
+    assert str(diagnosis) == "7 of 11 abilities ok, 0 packages broken, 0 conflicts"
     assert str(package(diagnosis, "torch")) == "torch 2.13.0+cpu"
     assert str(package(diagnosis, "tensorrt")) == "tensorrt: not installed"
+
+
+COREML = {**EXPORTING, "coremltools": "9.0", "scikit-learn": "1.9.1"}
+COREML_ABILITIES = ("export to Core ML", "check a Core ML bundle", "bench Core ML")
+
+
+@pytest.mark.parametrize(("system", "last"), [("Linux", False), ("Darwin", True), ("", False)])
+def test_core_ml(monkeypatch: pytest.MonkeyPatch, system: str, last: bool) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    diagnosis = pretend(monkeypatch, COREML)
+    assert [ability(diagnosis, name).ok for name in COREML_ABILITIES] == [True, True, last]
+    if not last:
+        told = str(ability(diagnosis, "bench Core ML"))
+        here = system or "an unknown system"
+        assert told == f"bench Core ML: blocked, this is {here}, and Core ML runs on macOS only"
+    assert diagnosis.report()
+
+
+def test_core_ml_with_a_numpy_that_is_too_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    diagnosis = pretend(monkeypatch, COREML | {"numpy": "2.4.1"})
+    for name in COREML_ABILITIES:
+        found = ability(diagnosis, name)
+        assert found.reasons == ("numpy is 2.4.1, one below 2.4 is needed",)
+        assert found.commands == ("pip install 'numpy<2.4'",)
+    assert ability(diagnosis, "export to ONNX").ok
+    without = pretend(monkeypatch, EXPORTING | {"numpy": "2.4.1"})
+    assert ability(without, "bench Core ML").commands == (
+        "pip install 'debiexport[coreml]'",
+        "pip install 'numpy<2.4'",
+    )
 
 
 def test_without_torch_running_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +127,15 @@ def test_tables_agree_with_each_other_and_with_pyproject() -> None:
     core = {Requirement(r).name for r in project["dependencies"]}
     assert core == set(CORE)
     for need in ABILITIES:
-        extras = need.extra.split(",") if need.extra else []
-        brought = [text for extra in extras for text in project["optional-dependencies"][extra]]
-        assert set(need.packages) <= core | {Requirement(r).name for r in brought}
+        brought = [Requirement(text) for text in brought_by(project, need.extra)]
+        assert set(need.packages) <= core | {requirement.name for requirement in brought}
         assert set(need.packages) <= set(PACKAGES)
+        for name, limit in need.below.items():
+            assert any(r.name == name and str(r.specifier) == f"<{limit}" for r in brought)
+
+
+def brought_by(project: dict[str, Any], extras: str | None) -> list[str]:
+    """What extras bring, those of the extras that they name too."""
+    texts = [text for extra in (extras or "").split(",") if extra for text in project["optional-dependencies"][extra]]
+    inner = ",".join(extra for text in texts if text.startswith("debiexport[") for extra in Requirement(text).extras)
+    return texts + (brought_by(project, inner) if inner else [])

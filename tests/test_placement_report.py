@@ -179,7 +179,7 @@ def test_functions_by_name(tmp_path: Path, package: Path, report: PlacementRepor
     both = Program({"main": program.function(), "other": other}, "main", program.spec_version)
     assert placement_of(both, package) == report
     assert placement_of(both, package, "other").operations == {"relu": 1}
-    with pytest.raises(UsageError, match="no function 'third': give one of main, other"):
+    with pytest.raises(UsageError, match="no function 'third': give one of 'main', 'other'"):
         placement_of(both, package, "third")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from debiexport.targets.coreml.choices import Precision
+from debiexport.targets.coreml.exact import exact_passes
 from debiexport.targets.coreml.quiet import quiet_coremltools
 
 
@@ -24,8 +25,9 @@ def compress(model: Any, precision: Precision) -> Any:
     with quiet_coremltools():
         import coremltools.optimize.coreml as cto
 
-        if precision.compression == "int8":
-            chosen: Any = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
-            return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=chosen))
-        chosen = cto.OpPalettizerConfig(mode="kmeans", nbits=precision.bits)
-        return cto.palettize_weights(model, cto.OptimizationConfig(global_config=chosen))
+        with exact_passes():
+            if precision.compression == "int8":
+                chosen: Any = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+                return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=chosen))
+            chosen = cto.OpPalettizerConfig(mode="kmeans", nbits=precision.bits)
+            return cto.palettize_weights(model, cto.OptimizationConfig(global_config=chosen))

@@ -9,6 +9,7 @@ import torch
 from debiexport.errors import DebiexportError
 from debiexport.signature import IMAGES
 from debiexport.targets.coreml.choices import Precision
+from debiexport.targets.coreml.exact import exact_passes
 from debiexport.targets.coreml.identifiers import identifier
 from debiexport.targets.coreml.quiet import quiet_coremltools
 from debiexport.targets.coreml.traced import Traced
@@ -50,32 +51,20 @@ def convert(
             else ct.TensorType(name=IMAGES, shape=shape)
         )
         try:
-            return ct.convert(
-                traced,
-                source="pytorch",
-                convert_to="mlprogram",
-                inputs=[described],
-                outputs=[ct.TensorType(name=identifier(name)) for name in names],
-                minimum_deployment_target=getattr(ct.target, target),
-                pass_pipeline=_passes(ct),
-                compute_precision=getattr(ct.precision, {"fp16": "FLOAT16", "fp32": "FLOAT32"}[precision.compute]),
-                skip_model_load=True,
-            )
+            with exact_passes():
+                return ct.convert(
+                    traced,
+                    source="pytorch",
+                    convert_to="mlprogram",
+                    inputs=[described],
+                    outputs=[ct.TensorType(name=identifier(name)) for name in names],
+                    minimum_deployment_target=getattr(ct.target, target),
+                    compute_precision=getattr(ct.precision, {"fp16": "FLOAT16", "fp32": "FLOAT32"}[precision.compute]),
+                    skip_model_load=True,
+                )
         except Exception as error:  # coremltools raises a dozen types without a common root
             reason = " ".join(str(error).split())[:300]
             raise DebiexportError(
                 f"coremltools cannot convert the network: {type(error).__name__}: {reason}; try --lowering plain or"
                 " gather, and report this with `debiexport doctor`"
             ) from error
-
-
-# It makes a batch norm of every product with a sum, with a variance of 1 and the default epsilon of 1e-5, so that the
-# result is 5e-6 too small: 20 dB of a float32 package.
-_INEXACT = {"common::fuse_elementwise_to_batchnorm"}
-
-
-def _passes(ct: Any) -> Any:
-    """coremltools' own passes but those that change numbers."""
-    pipeline = ct.PassPipeline()
-    pipeline.remove_passes(_INEXACT)
-    return pipeline

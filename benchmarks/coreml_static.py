@@ -1,0 +1,159 @@
+"""What Core ML packages hold and cost, off a Mac: placement figures, PSNR, sizes, accuracy, time and memory.
+
+    python benchmarks/coreml_static.py            measure, write benchmarks/results/coreml_static.json, print the tables
+    python benchmarks/coreml_static.py --table    print the tables of that file
+
+Every package is exported and proven by `debiexport coreml` in a process of its own: the cards at their sizes in fp16,
+debi_t in every lowering and precision, debi_nano in every precision with its accuracy on the 360 held-out scans.
+Nothing here was placed or timed by Core ML. About a quarter of an hour on 2 cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from debiexport.bundle import GOLDEN, open_bundle
+from debiexport.environment import describe_environment
+from debiexport.golden import read_golden
+from debiexport.placement.report import PlacementReport
+from debiexport.signature import IMAGES
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "coreml_static.json"
+CARDS = ("debi_t", "debi_s", "debi_b", "biformer_t", "debi_s_seg", "debi_nano")
+LOWERINGS = ("ane", "gather", "plain")
+PRECISIONS = ("fp16", "fp32", "int8", "palette6", "palette4")
+SCANS = "models/debi_nano"
+RUNS = 5
+
+
+def export(model: str, *, lowering: str = "ane", precision: str = "fp16", scans: bool = False) -> dict[str, Any]:
+    """Export once into a temporary folder; exit codes other than 0 and 3 end the benchmark."""
+    options = ["--model", model, "--lowering", lowering, "--precision", precision]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "debiexport", "coreml", *options, "--output", f"{folder}/out", "--json"]
+        command += ["--eval", SCANS] if scans else []
+        begun = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds, code = time.monotonic() - begun, os.waitstatus_to_exitcode(status)
+        bundle = next((p for p in (Path(folder) / "out", Path(folder) / "out.unverified") if p.is_dir()), None)
+        if code not in (0, 3) or bundle is None:
+            sys.exit(f"debiexport coreml {' '.join(options)} ended with {code}: {said.decode()}")
+        row = _row(bundle) | {
+            "model": model,
+            "lowering": lowering,
+            "precision": precision,
+            "exit_code": code,
+            "seconds": round(seconds, 1),
+            "peak_memory_gb": round(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2),
+        }
+        if scans:
+            row["accuracy"] = _accuracy(json.loads(said))
+    print(f"{model} {lowering} {precision}: {row['psnr_db']} dB, {row['seconds']} s, exit code {code}", flush=True)
+    return row
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    bundle = open_bundle(folder)
+    placement = PlacementReport.from_dict(bundle.manifest.placement or {})
+    parity = bundle.manifest.parity
+    routes = [block for block in parity["routes"] if block["rows"]]
+    rows = sum(block["rows"] for block in routes)
+    golden = read_golden(bundle.file(GOLDEN), bundle.geometry, bundle.manifest.input)
+    begun = time.perf_counter()
+    runtime = bundle.runtime()
+    loaded = time.perf_counter()
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        runtime.run({IMAGES: golden.images[:1]})
+        times.append(time.perf_counter() - start)
+    return {
+        "image_size": list(bundle.manifest.image_size),
+        "psnr_db": min(output["psnr_db"] for output in parity["outputs"]),
+        "top1_agreement": parity["outputs"][0]["top1_agreement"],
+        "route_agreement": round(sum(b["agreement"] * b["rows"] for b in routes) / rows, 4) if rows else None,
+        "flips_psnr_db": parity["flips_psnr_db"],
+        "placement": placement.to_dict(),
+        "load_s": round(loaded - begun, 2),
+        "evaluation_s": round(float(np.median(times)), 2),
+    }
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    """What the export said of the accuracy."""
+    said = [*result.get("notes", []), result.get("error", "")]
+    return next(line.split(": ", 1)[1] for line in said if line.startswith("accuracy"))
+
+
+PLACED = (
+    "model, fp16", "PSNR (dB)", "never on the NE", "integer tensors", "transposes", "written (MB)",
+    "largest tensor (M)", "multiply-adds (G)", "package (MB)", "export (s)", "memory (GB)",
+)  # fmt: skip
+COMPRESSED = ("precision", "debi_t, package (MB)", "debi_t, PSNR (dB)", "debi_nano, PSNR (dB)", "debi_nano, scans")
+
+
+def table(data: dict[str, Any]) -> str:
+    """The tables of README.md, in Markdown."""
+    rows = data["packages"]
+    lines = _head(PLACED)
+    for row in rows:
+        if row["precision"] == "fp16":
+            size = "x".join(map(str, row["image_size"]))
+            lines.append(_placed(f"{row['model']}, {size if row['lowering'] == 'ane' else row['lowering']}", row))
+    lines += ["", *_head(COMPRESSED)]
+    nano = {row["precision"]: row for row in rows if row["model"] == "debi_nano"}
+    for row in rows:
+        if row["model"] == "debi_t" and row["lowering"] == "ane":
+            small = nano[row["precision"]]
+            lines.append(
+                f"| {row['precision']} | {row['placement']['package_bytes'] / 1e6:.1f} | {row['psnr_db']:.1f}"
+                f" | {small['psnr_db']:.1f} | {small['accuracy']} |"
+            )
+    return "\n".join(lines)
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
+def _placed(name: str, row: dict[str, Any]) -> str:
+    p = PlacementReport.from_dict(row["placement"])
+    largest = 0 if p.largest is None else p.largest.elements
+    return (
+        f"| {name} | {row['psnr_db']:.1f} | {p.never_count} | {p.integer_tensors} | {p.transposes}"
+        f" | {p.written_bytes / 1e6:.0f} | {largest / 1e6:.2f} | {p.multiply_adds / 1e9:.2f}"
+        f" | {p.package_bytes / 1e6:.1f} | {row['seconds']:.0f} | {row['peak_memory_gb']:.1f} |"
+    )
+
+
+def main() -> None:
+    if "--table" not in sys.argv[1:]:
+        rows = [export(model, scans=model == "debi_nano") for model in CARDS]
+        rows += [export("debi_t", lowering=lowering) for lowering in LOWERINGS[1:]]
+        rows += [export("debi_t", precision=precision) for precision in PRECISIONS[1:]]
+        rows += [export("debi_nano", precision=precision, scans=True) for precision in PRECISIONS[1:]]
+        data = {
+            "command": "python benchmarks/coreml_static.py",
+            "environment": describe_environment(),
+            "packages": rows,
+        }
+        RESULTS.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    print(table(json.loads(RESULTS.read_text())))
+
+
+if __name__ == "__main__":
+    main()
