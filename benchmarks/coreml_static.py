@@ -1,11 +1,12 @@
 """What Core ML packages hold and cost, off a Mac: placement figures, PSNR, sizes, accuracy, time and memory.
 
     python benchmarks/coreml_static.py            measure, write benchmarks/results/coreml_static.json, print the tables
+    python benchmarks/coreml_static.py MODEL...   measure these anew and keep the others of that file
     python benchmarks/coreml_static.py --table    print the tables of that file
 
 Every package is exported and proven by `debiexport coreml` in a process of its own: the cards at their sizes in fp16,
 debi_t in every lowering and precision, debi_nano in every precision with its accuracy on the 360 held-out scans.
-Nothing here was placed or timed by Core ML. About a quarter of an hour on 2 cores.
+Nothing here was placed or timed by Core ML. About twenty-five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -30,16 +31,40 @@ from debiexport.signature import IMAGES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "coreml_static.json"
-CARDS = ("debi_t", "debi_s", "debi_b", "biformer_t", "debi_s_seg", "debi_nano")
-LOWERINGS = ("ane", "gather", "plain")
-PRECISIONS = ("fp16", "fp32", "int8", "palette6", "palette4")
+# Where a card's own size would take the reference many minutes, a smaller one; 32 x 32 regions need gathers.
+PACKAGES: list[dict[str, Any]] = [
+    {"model": "debi_t"},
+    {"model": "debi_s"},
+    {"model": "debi_b"},
+    {"model": "biformer_t"},
+    {"model": "biformer_s"},
+    {"model": "biformer_b"},
+    {"model": "biformer_stl"},
+    {"model": "debi_nano", "scans": True},
+    {"model": "debi_s_seg"},
+    {"model": "debi_t_seg", "size": "256"},
+    {"model": "debi_b_seg", "size": "256"},
+    {"model": "debi_t_det", "size": "256x448"},
+    {"model": "debi_s_det", "size": "256x448"},
+    {"model": "debi_b_det", "size": "256x448", "lowering": "gather"},
+    {"model": "debi_t", "lowering": "gather"},
+    {"model": "debi_t", "lowering": "plain"},
+    *({"model": "debi_t", "precision": precision} for precision in ("fp32", "int8", "palette6", "palette4")),
+    *(
+        {"model": "debi_nano", "precision": precision, "scans": True}
+        for precision in ("fp32", "int8", "palette6", "palette4")
+    ),
+]
 SCANS = "models/debi_nano"
 RUNS = 5
 
 
-def export(model: str, *, lowering: str = "ane", precision: str = "fp16", scans: bool = False) -> dict[str, Any]:
+def export(
+    model: str, *, size: str | None = None, lowering: str = "ane", precision: str = "fp16", scans: bool = False
+) -> dict[str, Any]:
     """Export once into a temporary folder; exit codes other than 0 and 3 end the benchmark."""
     options = ["--model", model, "--lowering", lowering, "--precision", precision]
+    options += [] if size is None else ["--image-size", size]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "debiexport", "coreml", *options, "--output", f"{folder}/out", "--json"]
         command += ["--eval", SCANS] if scans else []
@@ -113,7 +138,8 @@ def table(data: dict[str, Any]) -> str:
     for row in rows:
         if row["precision"] == "fp16":
             size = "x".join(map(str, row["image_size"]))
-            lines.append(_placed(f"{row['model']}, {size if row['lowering'] == 'ane' else row['lowering']}", row))
+            lowering = "" if row["lowering"] == "ane" else f", {row['lowering']}"
+            lines.append(_placed(f"{row['model']}, {size}{lowering}", row))
     lines += ["", *_head(COMPRESSED)]
     nano = {row["precision"]: row for row in rows if row["model"] == "debi_nano"}
     for row in rows:
@@ -141,11 +167,13 @@ def _placed(name: str, row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if "--table" not in sys.argv[1:]:
-        rows = [export(model, scans=model == "debi_nano") for model in CARDS]
-        rows += [export("debi_t", lowering=lowering) for lowering in LOWERINGS[1:]]
-        rows += [export("debi_t", precision=precision) for precision in PRECISIONS[1:]]
-        rows += [export("debi_nano", precision=precision, scans=True) for precision in PRECISIONS[1:]]
+    asked = sys.argv[1:]
+    if asked != ["--table"]:
+        kept = {} if not asked else {_key(row): row for row in json.loads(RESULTS.read_text())["packages"]}
+        rows = [
+            kept[_key(package)] if asked and package["model"] not in asked else export(**package)
+            for package in PACKAGES
+        ]
         data = {
             "command": "python benchmarks/coreml_static.py",
             "environment": describe_environment(),
@@ -153,6 +181,10 @@ def main() -> None:
         }
         RESULTS.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
     print(table(json.loads(RESULTS.read_text())))
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["model"], row.get("lowering", "ane"), row.get("precision", "fp16")
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ FAULTS = [
     ("stage3.block1.attn1", Attribute("stage3.block1.attn1.routing/Softmax", "axis", -2)),
     ("stage3.block2.attn1.routes", Attribute("stage3.block2.attn1.routing/TopK", "largest", 0)),
     ("stage1.block1.attn2.affinity", Attribute("stage1.block1.attn2.offset.norm", "epsilon", 1e-2, "0.01")),
-    ("stage2.block1.attn2.affinity", Constant("stage2.block1.attn2.offset", only=".centre")),
+    ("stage2.block1.attn2.affinity", Constant("stage2.block1.attn2.positions", only=".centre")),
     ("stage2.block1.attn2.affinity", Constant("stage2.block1.attn2.sampling")),
     ("stage1.block1.attn2", Constant("stage1.block1.attn2.bias")),
     ("stage3.block2.attn2", Weight("stage3.block2.attn2.agent_v.weight")),

@@ -225,9 +225,7 @@ def test_slots_are_chosen_one_by_one() -> None:
     "text", ["speed=fast", "routing=", "=masked", "routing=dense,routing=gather", "routing=dense,"]
 )
 def test_slots_that_are_none(text: str) -> None:
-    with pytest.raises(
-        UsageError, match="give slot=NAME once for slots of routing, sampling, bias, broadcast, heads"
-    ):
+    with pytest.raises(UsageError, match="give slot=NAME once for slots of routing, sampling, bias, broadcast, heads"):
         find_lowering(text)
 
 

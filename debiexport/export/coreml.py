@@ -104,6 +104,8 @@ def export_coreml(
         num_classes=num_classes,
         labels=labels,
     )
+    if evaluate_on is not None:
+        _check_evaluation(source, Path(evaluate_on))
     destination = Path(output) if output is not None else _default_output(plan, source)
     check_destination(destination, force=force, marker=MANIFEST)
     check_lowering(plan.lowering, source)
@@ -132,6 +134,14 @@ def _plan(batches: Sequence[int], precision: str, target: str, input: str, lower
         raise UsageError("--input image takes one image a run: leave --batch out, or give --input normalized")
     check_target(target, chosen, len(batches))
     return _Plan(tuple(batches), chosen, target, COREML_LOWERINGS[lowering], input)
+
+
+def _check_evaluation(source: Source, folder: Path) -> None:
+    """Refuse a folder that accuracy cannot be measured on, as far as that can be said before the export."""
+    if source.given.num_classes is None:
+        raise UsageError(f"--eval needs classes, but {source.given.name} gives features: leave it out")
+    if not folder.is_dir():
+        raise UsageError(f"--eval {folder} is not a folder: give a folder of class folders")
 
 
 def _default_output(plan: _Plan, source: Source) -> Path:
