@@ -192,6 +192,14 @@ def test_compressed_weights(tiny_card: Card, coreml_bundle: Path, tmp_path: Path
     # Small tensors stay as they are.
     assert (result.path / WEIGHTS).stat().st_size < share * (coreml_bundle / WEIGHTS).stat().st_size
     assert result.parity.precision == precision
+    block = block_of(read_spec(result.path))
+    compressed = {op.outputs[0].name for op in block.operations if op.type.startswith("constexpr")}
+    readers = {
+        op.type
+        for op in block.operations
+        if any(argument.name in compressed for given in op.inputs.values() for argument in given.arguments)
+    }
+    assert "conv" in readers and readers <= {"conv", "linear", "matmul"}, "positions keep their precision"
     assert result.parity.ok
     assert check(result.path).parity.ok
 
