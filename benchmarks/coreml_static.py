@@ -144,7 +144,9 @@ def table(data: dict[str, Any]) -> str:
     nano = {row["precision"]: row for row in rows if row["model"] == "debi_nano"}
     for row in rows:
         if row["model"] == "debi_t" and row["lowering"] == "ane":
-            small = nano[row["precision"]]
+            small = nano.get(row["precision"])
+            if small is None:
+                continue
             lines.append(
                 f"| {row['precision']} | {row['placement']['package_bytes'] / 1e6:.1f} | {row['psnr_db']:.1f}"
                 f" | {small['psnr_db']:.1f} | {small['accuracy']} |"
@@ -169,18 +171,26 @@ def _placed(name: str, row: dict[str, Any]) -> str:
 def main() -> None:
     asked = sys.argv[1:]
     if asked != ["--table"]:
-        kept = {} if not asked else {_key(row): row for row in json.loads(RESULTS.read_text())["packages"]}
-        rows = [
-            kept[_key(package)] if asked and package["model"] not in asked else export(**package)
-            for package in PACKAGES
-        ]
-        data = {
-            "command": "python benchmarks/coreml_static.py",
-            "environment": describe_environment(),
-            "packages": rows,
-        }
-        RESULTS.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+        kept = {_key(row): row for row in _recorded()} if asked else {}
+        for package in PACKAGES:
+            if not asked or package["model"] in asked:
+                kept[_key(package)] = export(**package)
+                _record(kept)  # what has been measured is not lost if the next one fails
     print(table(json.loads(RESULTS.read_text())))
+
+
+def _recorded() -> list[dict[str, Any]]:
+    return json.loads(RESULTS.read_text())["packages"] if RESULTS.exists() else []
+
+
+def _record(rows: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+    """Write what has been measured, in the order of `PACKAGES`."""
+    data = {
+        "command": "python benchmarks/coreml_static.py",
+        "environment": describe_environment().to_dict(),
+        "packages": [rows[key] for key in map(_key, PACKAGES) if key in rows],
+    }
+    RESULTS.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:

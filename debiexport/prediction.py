@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from debiexport.bundle import Bundle, is_unverified, open_bundle
+from debiexport.cards import card_names, load_card
+from debiexport.departures import departure_note
 from debiexport.errors import ImageError, UsageError
 from debiexport.metrics import top_classes
 from debiexport.names import LOGITS
@@ -155,9 +157,14 @@ def predict(
 
 def weight_notes(bundle: Bundle) -> list[str]:
     """What has to be said of a bundle's weights whenever it is used."""
+    card, notes = bundle.manifest.card, []
     if bundle.manifest.checkpoint_sha256 is None:
-        return [f"the weights of {bundle.path} are {bundle.manifest.checkpoint}: its outputs mean nothing"]
-    return []
+        notes.append(f"the weights of {bundle.path} are {bundle.manifest.checkpoint}: its outputs mean nothing")
+    if card.name in card_names():
+        departure = departure_note(card, load_card(card.name))
+        if departure is not None:
+            notes.append(f"{bundle.path}: {departure}")
+    return notes
 
 
 def evaluate(

@@ -58,7 +58,8 @@ def change(bundle: Path, kind: str, parameter: str, edit: Edit, which: int = 0) 
     spec = read_spec(bundle)
     block = block_of(spec)
     constants = {op.outputs[0].name: op for op in block.operations if op.type == "const"}
-    given = [(op, op.inputs[parameter].arguments[0].name) for op in block.operations if op.type == kind]
+    takers = [op for op in block.operations if op.type == kind and parameter in op.inputs]
+    given = [(op, op.inputs[parameter].arguments[0].name) for op in takers]
     operation, name = [(op, name) for op, name in given if name in constants][which]
     constant = constants[name]
     value = constant.attributes["val"]

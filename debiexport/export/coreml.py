@@ -108,7 +108,7 @@ def export_coreml(
         _check_evaluation(source, Path(evaluate_on))
     destination = Path(output) if output is not None else _default_output(plan, source)
     check_destination(destination, force=force, marker=MANIFEST)
-    check_lowering(plan.lowering, source)
+    _check_lowering(plan.lowering, source)
     loaded = load(source, progress)
 
     with staged_folder(destination, force=force, marker=MANIFEST) as staged:
@@ -150,7 +150,7 @@ def _default_output(plan: _Plan, source: Source) -> Path:
     return default_output(source.given, source.size, plan.batches[0], plan.input, target=COREML, variants=variants)
 
 
-def check_lowering(lowering: Lowering, source: Source) -> None:
+def _check_lowering(lowering: Lowering, source: Source) -> None:
     """Refuse a lowering that does not fit the network, before its weights are read.
 
     Raises:

@@ -14,8 +14,8 @@ PRODUCTS = ("conv", "linear", "matmul")
 def compress(model: Any, precision: Precision) -> Any:
     """The model with its weights in the precision's bits; the model itself where there is no compression.
 
-    Compressed is what feeds a product. Constants that are added are not: among them are the positions of pixels, of which
-    1/127 of the range is half a pixel.
+    Compressed is what feeds a product. Constants that are added are not: among them are the positions of pixels, of
+    which 1/127 of the range is half a pixel.
 
     int8 is linear and symmetric, one scale an output channel; palettes are 2^bits values for a whole tensor, found by
     k-means in one dimension, which has one best answer. Palettes per group of channels come out wrong in
