@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import tiny_bi_toml
 
 from debiexport.cli.main import run
 
 pytest.importorskip("coremltools")
 
 
-def test_what_it_prints_and_writes(tiny_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    arguments = ["coreml", "--model", str(tiny_card_file), "--image-size", "64", "--output", str(out)]
+def test_what_it_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, card = tmp_path / "out", tmp_path / "card.toml"
+    card.write_text(tiny_bi_toml())
+    arguments = ["coreml", "--model", str(card), "--image-size", "64", "--output", str(out)]
     assert run(arguments) == 0
     said = capsys.readouterr()
     assert "parity holds: PSNR" in said.out
