@@ -133,7 +133,9 @@ def test_every_card_and_lowering(name: str, size: tuple[int, int]) -> None:
         except UsageError:
             refused.add((name, lowering.name))
             continue
-        for batch in (1, 3):
+        # Where windows are many, ranking and copying them takes minutes: one image shows what there is to see.
+        single = card.regions > 8 and lowering.layout == "channels"
+        for batch in (1,) if single else (1, 3):
             _compare(static, images[:batch], run)
     assert refused == {pair for pair in REFUSED if pair[0] == name}
 
