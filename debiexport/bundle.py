@@ -98,7 +98,17 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_file(folder, artifact)
     if bundle.manifest.target == ONNX:
         refuse_external_data(bundle.file(MODEL))
+    else:
+        _refuse_strangers(bundle)
     return bundle
+
+
+def _refuse_strangers(bundle: Bundle) -> None:
+    """A package is read as a whole: nothing may lie in it that the manifest does not list."""
+    listed = {bundle.path / artifact.path for artifact in bundle.manifest.artifacts}
+    for path in sorted((bundle.path / PACKAGE).rglob("*")):
+        if path not in listed and not path.is_dir():
+            raise BundleError(f"{path} is not in the manifest: remove it, or export again")
 
 
 def is_unverified(bundle: Bundle) -> bool:

@@ -307,6 +307,13 @@ def test_damaged_packages(coreml_bundle: Path, one_line: OneLine, file: Path, da
     assert "export again" in one_line(caught.value)
 
 
+def test_a_file_that_nobody_listed(coreml_bundle: Path, one_line: OneLine) -> None:
+    (coreml_bundle / PACKAGE / "extra").write_text("x")
+    with pytest.raises(BundleError) as caught:
+        check(coreml_bundle)
+    assert "extra is not in the manifest" in one_line(caught.value)
+
+
 def test_a_folder_that_leads_out_is_refused(coreml_bundle: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     (coreml_bundle / PACKAGE).rename(moved)

@@ -25,7 +25,9 @@ def parity_lines(report: ParityReport) -> list[str]:
     else:
         lines.append(f"  {report.precision}: at least {report.min_psnr_db:g} dB with the same routes ({report.method})")
     if report.flips_psnr_db is not None:
-        lines.append(f"  the reference with these routes against its own: PSNR {report.flips_psnr_db:.1f} dB")
+        lines.append(
+            f"  what its near-ties change in the reference itself: PSNR {report.flips_psnr_db:.1f} dB, not judged"
+        )
     lines.append(str(report))
     return lines
 
