@@ -23,8 +23,9 @@ from debiexport.extras import EXPORT, require
 from debiexport.graph.differences import GraphDifference, compare_graphs
 from debiexport.manifest import COREML, MANIFEST, read_manifest
 from debiexport.operations import Comparison, Operation, find_operation, load_stretch
-from debiexport.parity import ParityReport, judge
+from debiexport.parity import judge
 from debiexport.parity_inputs import parity_images
+from debiexport.parity_report import ParityReport
 from debiexport.places import Part, PlaceParity, look_inside, measure_places, parts_of, runs, without
 from debiexport.prediction import weight_notes
 from debiexport.progress import Progress, silent

@@ -12,8 +12,9 @@ from debiexport.bisecting import BisectResult
 from debiexport.bundle import PACKAGE, Bundle
 from debiexport.errors import UsageError
 from debiexport.gates import find_gate
-from debiexport.parity import join_reports, judge
+from debiexport.parity import judge
 from debiexport.parity_inputs import parity_images
+from debiexport.parity_report import join_reports
 from debiexport.places import Part, measure_places, parts_of, without
 from debiexport.progress import Progress
 from debiexport.runtimes.coreml import read_saved

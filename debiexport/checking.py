@@ -14,7 +14,7 @@ from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
 from debiexport.manifest import COREML
-from debiexport.parity import ParityReport, join_reports
+from debiexport.parity_report import ParityReport, join_reports
 from debiexport.prediction import Accuracy, evaluate, labelled_files, weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU

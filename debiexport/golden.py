@@ -25,15 +25,8 @@ import numpy as np
 
 from debiexport.errors import BundleError
 from debiexport.geometry import AttentionGeometry, Geometry
-from debiexport.parity import (
-    BlockParity,
-    JudgedImage,
-    Judgement,
-    OutputTally,
-    ParityReport,
-    batches_to_try,
-    index_groups,
-)
+from debiexport.parity import JudgedImage, Judgement, OutputTally, batches_to_try, index_groups
+from debiexport.parity_report import BlockParity, ParityReport
 from debiexport.routes import are_valid, as_routes, route_sets
 from debiexport.runtimes.base import Array, Arrays, Runtime
 from debiexport.signature import IMAGES, NORMALIZED, input_spec

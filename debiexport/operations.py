@@ -22,7 +22,8 @@ from debiexport.errors import BundleError
 from debiexport.graph.cut import cut, original
 from debiexport.graph.differences import GraphDifference
 from debiexport.metrics import relative_error
-from debiexport.parity import EPSILON, FACTOR, json_value
+from debiexport.parity import EPSILON, FACTOR
+from debiexport.parity_report import json_value
 from debiexport.places import Part, Run, shape_text
 from debiexport.runtimes.base import Array, Arrays
 from debiexport.runtimes.ort import OrtGraph

@@ -19,8 +19,9 @@ from debiexport.gates import FLOAT32, GATES, Gate
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.metrics import relative_error
 from debiexport.names import LOGITS, feature_name, stage_name, stream_names
-from debiexport.parity import BlockParity, batches_to_try, json_value
+from debiexport.parity import batches_to_try
 from debiexport.parity_inputs import ParityImage
+from debiexport.parity_report import BlockParity, json_value
 from debiexport.routes import as_routes, forceable
 from debiexport.runtimes.base import Array, Arrays, Runtime
 from debiexport.signature import IMAGES
@@ -54,7 +55,7 @@ class PlaceParity:
     """One place of the artifact against the reference forced to the artifact's routes.
 
     Errors are the largest of all images and batch sizes: relative errors, see `metrics`, but of affinities
-    relative to their largest spread, see `parity.BlockParity`. Routes have rows instead.
+    relative to their largest spread, see `parity_report.BlockParity`. Routes have rows instead.
 
     Attributes:
         name: the stable name.

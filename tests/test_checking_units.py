@@ -18,7 +18,7 @@ from debiexport.bundle import GOLDEN, Bundle, open_bundle
 from debiexport.checking import CheckResult, check
 from debiexport.checking_units import UnitCheck, check_units, why_not_asked
 from debiexport.cli.main import run
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 from debiexport.runtimes import coreml_process, macos
 from debiexport.runtimes.macos import ALL_UNITS
 

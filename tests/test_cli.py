@@ -486,7 +486,7 @@ def test_bisect(micro_card_file: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_lost_parity_is_told_in_full(
     dynamic_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("debiexport.parity.ParityReport.failures", ["the numbers are off"])
+    monkeypatch.setattr("debiexport.parity_report.ParityReport.failures", ["the numbers are off"])
     assert run(["check", str(dynamic_bundle), "--json"]) == 3
     said = capsys.readouterr()
     data = json.loads(said.out)
@@ -495,7 +495,7 @@ def test_lost_parity_is_told_in_full(
     assert "holds" not in said.out + said.err
     assert errors(said.err) == [f"error: {data['error']}"]
 
-    monkeypatch.setattr("debiexport.parity.ParityReport.failures", ["the numbers are off", "so are the routes"])
+    monkeypatch.setattr("debiexport.parity_report.ParityReport.failures", ["the numbers are off", "so are the routes"])
     assert run(["check", str(dynamic_bundle)]) == 3
     said = capsys.readouterr()
     for words in (

@@ -14,8 +14,9 @@ from debiexport import golden as module
 from debiexport.bundle import Bundle, open_bundle
 from debiexport.errors import BundleError
 from debiexport.golden import Golden, judge_golden, kept_values, read_golden
-from debiexport.parity import JudgedImage, ParityReport
+from debiexport.parity import JudgedImage
 from debiexport.parity_inputs import NAMES
+from debiexport.parity_report import ParityReport
 from debiexport.runtimes.base import Array
 
 OneLine = Callable[[BaseException], str]

@@ -316,7 +316,7 @@ def test_an_affinity_that_is_off_is_named(
 
 
 def test_a_block_missing_from_the_report_is_a_failure() -> None:
-    from debiexport.parity import BlockParity
+    from debiexport.parity_report import BlockParity
 
     missing = BlockParity("stage1.block1.attn1", regions=49, top_k=4)
     assert missing.failure is not None

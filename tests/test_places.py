@@ -13,8 +13,9 @@ from debiexport.geometry import Geometry
 from debiexport.loading import build_reference
 from debiexport.names import stream_names
 from debiexport.oracle import Oracle
-from debiexport.parity import EPSILON, FACTOR, BlockParity
+from debiexport.parity import EPSILON, FACTOR
 from debiexport.parity_inputs import parity_images
+from debiexport.parity_report import BlockParity
 from debiexport.places import Part, PlaceParity, measure_places, parts_of, runs, without
 from debiexport.runtimes.base import Arrays
 

@@ -23,7 +23,8 @@ from debiexport.golden import Golden, kept_values
 from debiexport.manifest import Manifest
 from debiexport.metrics import psnr_db
 from debiexport.names import LOGITS
-from debiexport.parity import OutputParity, OutputTally, index_groups, json_value
+from debiexport.parity import OutputTally, index_groups
+from debiexport.parity_report import OutputParity, json_value
 from debiexport.runtimes.base import Array, Arrays, Runtime, float32
 from debiexport.runtimes.coreml_process import PROBABILITIES
 from debiexport.signature import IMAGES

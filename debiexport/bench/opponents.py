@@ -12,7 +12,7 @@ from debiexport.bundle import Bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, require
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU, OrtRuntime
 

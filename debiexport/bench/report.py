@@ -11,7 +11,7 @@ from debiexport.bench.runner import Measurement, Plan
 from debiexport.bench.statistics import Estimate, Summary, plain
 from debiexport.bench.tables import explanations, plots, profile_lines, table
 from debiexport.environment import Environment
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 
 if TYPE_CHECKING:
     from debiexport.bench.memory import Memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from debiexport.bisecting import BisectResult
 from debiexport.checking import CheckResult
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 
 
 def parity_lines(report: ParityReport) -> list[str]:

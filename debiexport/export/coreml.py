@@ -21,7 +21,7 @@ from debiexport.extras import COREML as COREML_PACKAGES
 from debiexport.extras import require
 from debiexport.lowerings import COREML_DEFAULT, COREML_LOWERINGS, PLAIN, Lowering
 from debiexport.manifest import COREML, MANIFEST, Artifact, Manifest
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 from debiexport.progress import Progress, silent
 from debiexport.signature import COREML_INPUTS, IMAGE, NORMALIZED, check_input, input_spec, output_specs
 from debiexport.targets.coreml.choices import DEFAULT_TARGET, Precision, check_target, find_precision
@@ -235,8 +235,9 @@ def _prove(
     from debiexport.golden import write_golden
     from debiexport.loading import build_reference
     from debiexport.oracle import Oracle
-    from debiexport.parity import join_reports, judge
+    from debiexport.parity import judge
     from debiexport.parity_inputs import parity_images
+    from debiexport.parity_report import join_reports
     from debiexport.placement.report import placement_of
     from debiexport.runtimes.coreml import EvaluatedPackage, read_saved
 

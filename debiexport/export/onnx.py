@@ -20,7 +20,7 @@ from debiexport.extras import EXPORT, require
 from debiexport.gates import FLOAT32
 from debiexport.lowerings import DEFAULT, Lowering, find_lowering
 from debiexport.manifest import MANIFEST, ONNX, Artifact, Manifest
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.session import RECOMMENDED
 from debiexport.signature import NORMALIZED, check_input, input_spec, output_specs

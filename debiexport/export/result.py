@@ -8,7 +8,7 @@ from typing import Any
 
 from debiexport.errors import ParityError
 from debiexport.manifest import Manifest
-from debiexport.parity import ParityReport
+from debiexport.parity_report import ParityReport
 
 
 @dataclass(frozen=True)
