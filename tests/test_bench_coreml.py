@@ -307,9 +307,9 @@ def test_elsewhere_it_is_refused(
         ({"units": ["NPU"]}, "the compute unit is 'NPU': allowed are ALL, CPU_AND_NE, CPU_AND_GPU, CPU_ONLY"),
         ({"units": []}, "no compute unit"),
         ({"batch": 3}, "takes a batch of 1, 2"),
-        ({"min_time": 0.0}, "min_time is 0"),
-        ({"max_time": float("nan")}, "max_time is nan"),
-        ({"min_time": 2.0, "max_time": 1.0}, "give at least min_time, 2"),
+        ({"min_time": 0.0}, "--min-time is 0"),
+        ({"max_time": float("nan")}, "--max-time is nan"),
+        ({"min_time": 2.0, "max_time": 1.0}, "give at least --min-time, 2"),
         ({"min_psnr_db": float("inf")}, "the PSNR to reach is inf"),
     ],
 )

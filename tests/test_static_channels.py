@@ -26,8 +26,8 @@ from debiexport.static.ops.norm.channel import ChannelNorm
 from debiexport.static.ops.positions import AgentDisplacements, AgentPositions, padded_agent_centres
 from debiexport.static.ops.routing import ChannelEverywhere, IndexedWindows, OneHotWindows, RankedRouting, Routing
 from debiexport.static.ops.routing.channels import smallest_routing
-from debiexport.static.ops.routing.channels.ranks import Ranks
 from debiexport.static.ops.routing.channels.windows import Windows
+from debiexport.static.ops.routing.ranks import Ranks
 from debiexport.static.ops.sampling.channels import ChannelSampling
 from debiexport.static.ops.sampling.hat import HatSampling
 from debiexport.static.taps import Taps

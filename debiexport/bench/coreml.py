@@ -6,7 +6,6 @@ timed, by turns with the others. A choice that fails is reported, and the others
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from debiexport.bench.coreml_rounds import Timed, time_by_turns
 from debiexport.bench.coreml_units import ProvenUnit, compile_bundle, plan_unit, prove_unit
 from debiexport.bench.counters import take_snapshot
 from debiexport.bench.report import Ratio, subject_warnings
-from debiexport.bench.runner import Plan
+from debiexport.bench.runner import Plan, with_times
 from debiexport.bench.statistics import paired_ratio
 from debiexport.bench.subjects import batches
 from debiexport.bundle import GOLDEN, MODEL, Bundle, is_unverified, open_bundle
@@ -34,9 +33,6 @@ from debiexport.runtimes.compute_plan import ComputePlan
 from debiexport.runtimes.coreml_process import TIMEOUT_S, CoreMLProcess, UnitFailed
 from debiexport.runtimes.macos import ALL_UNITS
 from debiexport.signature import IMAGES
-
-MAX_TIME_FACTOR = 20.0
-MAX_SECONDS = 86_400
 
 
 @dataclass
@@ -84,7 +80,7 @@ def measure_coreml(
         BundleError: a file of the bundle is missing, truncated or altered, or Core ML's compiler refuses it.
         MissingDependencyError: this is not macOS, or coremltools is not installed.
     """
-    timing, chosen = _with_times(plan or Plan(), min_time, max_time), _chosen(units)
+    timing, chosen = with_times(plan or Plan(), min_time, max_time), _chosen(units)
     macos.require_macos("measuring a Core ML bundle")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle_folder(bundle))
     manifest = opened.manifest
@@ -127,19 +123,6 @@ def measure_coreml(
         coremltools=package_versions(macos.PACKAGES).get("coremltools", UNKNOWN),
         notes=unproven,
     )
-
-
-def _with_times(plan: Plan, min_time: float | None, max_time: float | None) -> Plan:
-    for name, seconds in (("min_time", min_time), ("max_time", max_time)):
-        if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
-            raise UsageError(f"{name} is {seconds:g}: give seconds above 0, at most {MAX_SECONDS}")
-    if min_time is not None:
-        plan = replace(plan, min_time_s=min_time, max_time_s=MAX_TIME_FACTOR * min_time)
-    if max_time is not None:
-        plan = replace(plan, max_time_s=max_time)
-    if plan.max_time_s < plan.min_time_s:
-        raise UsageError(f"max_time is {plan.max_time_s:g}: give at least min_time, {plan.min_time_s:g}")
-    return plan
 
 
 def _chosen(units: Sequence[str]) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from debiexport.bench.memory import peak_memory
 from debiexport.bench.opponents import check_opponents, prepare
 from debiexport.bench.profile import profile as profile_of
 from debiexport.bench.report import LatencyResult, Numerics, Ratio, SubjectReport, subject_warnings
-from debiexport.bench.runner import Measurement, Plan, measure
+from debiexport.bench.runner import Measurement, Plan, measure, with_times
 from debiexport.bench.statistics import paired_ratio, summarise
 from debiexport.bench.subjects import (
     BUNDLE,
@@ -42,7 +41,6 @@ from debiexport.runtimes.base import Array
 from debiexport.runtimes.ort import CPU, check_provider
 
 MAX_BATCH = 1024
-MAX_TIME_FACTOR = 20.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def measure_latency(
         ParityError: a bundle or an opponent does not compute the network.
         MissingDependencyError: a package or the provider is not here.
     """
-    times = _with_times(plan or Plan(), min_time, max_time)
+    times = with_times(plan or Plan(), min_time, max_time)
     check_threads(threads)
     if isinstance(bundles, str | Path):
         raise UsageError(f"the bundles are {str(bundles)!r}: give a list of folders")
@@ -155,19 +153,6 @@ def measure_latency(
         environment=describe_environment(),
         command=_command(opened, opponents, source, chosen, threads, provider, profile, times),
     )
-
-
-def _with_times(plan: Plan, min_time: float | None, max_time: float | None) -> Plan:
-    for option, seconds in (("--min-time", min_time), ("--max-time", max_time)):
-        if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= 86_400):
-            raise UsageError(f"{option} is {seconds:g}: give seconds above 0, at most 86400")
-    if min_time is not None:
-        plan = replace(plan, min_time_s=min_time, max_time_s=MAX_TIME_FACTOR * min_time)
-    if max_time is not None:
-        plan = replace(plan, max_time_s=max_time)
-    if plan.max_time_s < plan.min_time_s:
-        raise UsageError(f"--max-time is {plan.max_time_s:g}: give at least --min-time, {plan.min_time_s:g}")
-    return plan
 
 
 def _common_batch(bundles: Sequence[Bundle], asked: int | None) -> int:

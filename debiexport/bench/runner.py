@@ -11,14 +11,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from debiexport.bench.statistics import quantile
+from debiexport.errors import UsageError
 from debiexport.progress import Progress, silent
+
+MAX_TIME_FACTOR = 20.0
+MAX_SECONDS = 86_400
 
 Clock = Callable[[], int]  # nanoseconds
 
@@ -209,3 +213,21 @@ class _Track:
                 told = f"{width:.1%} wide" if math.isfinite(width) else "open"
                 found.append(f"the interval of p{p * 100:g} is {told}, wanted are {limit:.0%}")
         return found
+
+
+def with_times(plan: Plan, min_time: float | None, max_time: float | None) -> Plan:
+    """The plan with other times, in seconds; without `max_time` it is a multiple of `min_time`.
+
+    Raises:
+        UsageError: they are no numbers of seconds, or contradict each other.
+    """
+    for option, seconds in (("--min-time", min_time), ("--max-time", max_time)):
+        if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
+            raise UsageError(f"{option} is {seconds:g}: give seconds above 0, at most {MAX_SECONDS}")
+    if min_time is not None:
+        plan = replace(plan, min_time_s=min_time, max_time_s=MAX_TIME_FACTOR * min_time)
+    if max_time is not None:
+        plan = replace(plan, max_time_s=max_time)
+    if plan.max_time_s < plan.min_time_s:
+        raise UsageError(f"--max-time is {plan.max_time_s:g}: give at least --min-time, {plan.min_time_s:g}")
+    return plan

@@ -16,8 +16,15 @@ def quiet_exporter() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with no_chatter():
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def no_chatter() -> Iterator[None]:
+    """Keep warnings and whatever is printed to oneself while the block runs; errors are still raised."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

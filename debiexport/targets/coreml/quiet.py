@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
+
+from debiexport.targets.quiet import no_chatter
 
 
 @contextmanager
 def quiet_coremltools() -> Iterator[None]:
     """Silence coremltools while the block runs; its errors are still raised."""
-    logger = logging.getLogger("coremltools")
-    disabled, level = logging.root.manager.disable, logger.level
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with no_chatter():
             yield
     finally:
         logging.disable(disabled)
-        logger.setLevel(level)

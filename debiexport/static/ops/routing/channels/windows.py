@@ -18,7 +18,7 @@ from debiexport.names import AFFINITY, ROUTES
 from debiexport.static.ops.heads import Heads
 from debiexport.static.ops.routing.affinity import affinities
 from debiexport.static.ops.routing.channels.base import ChannelRouting
-from debiexport.static.ops.routing.channels.ranks import Ranks, refusal
+from debiexport.static.ops.routing.ranks import Ranks, refusal
 from debiexport.static.taps import Taps
 
 
