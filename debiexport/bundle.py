@@ -10,12 +10,13 @@ from pathlib import Path
 from debiexport.atomic import UNVERIFIED
 from debiexport.errors import BundleError, UsageError
 from debiexport.geometry import Geometry
-from debiexport.manifest import COREML, ONNX, Artifact, Manifest, read_manifest
+from debiexport.manifest import COREML, TENSORRT, Artifact, Manifest, read_manifest
 from debiexport.runtimes.base import Runtime
 from debiexport.runtimes.ort import CPU, OrtRuntime, refuse_external_data
 from debiexport.signature import input_spec
 
 MODEL, GOLDEN = "model", "golden"
+ENGINE, TIMING_CACHE = "engine", "timing_cache"
 PACKAGE = "model.mlpackage"
 
 
@@ -41,8 +42,13 @@ class Bundle:
 
     @property
     def models(self) -> tuple[Artifact, ...]:
-        """What can be run: one model, or a function for each of several batches."""
+        """What can be run: one model, or a model or function for each of several batches."""
         return tuple(artifact for artifact in self.manifest.artifacts if artifact.role == MODEL)
+
+    @property
+    def engines(self) -> tuple[Artifact, ...]:
+        """What TensorRT made of the models, in their order; none where no engine was built."""
+        return tuple(artifact for artifact in self.manifest.artifacts if artifact.role == ENGINE)
 
     def runtimes(self, threads: int | None = None, provider: str = CPU) -> Iterator[Runtime]:
         """Everything that can be run, one after the other.
@@ -51,7 +57,7 @@ class Bundle:
             BundleError: the runtime refuses it, or its input or outputs are not those of the manifest.
             MissingDependencyError: a package that runs it is not here.
         """
-        if self.manifest.target == COREML:
+        if self.manifest.target in (COREML, TENSORRT):
             yield from (self.evaluator(artifact, threads) for artifact in self.models)
         else:
             yield self.ort(threads, provider)
@@ -61,7 +67,11 @@ class Bundle:
         return next(iter(self.runtimes(threads, provider)))
 
     def evaluator(self, artifact: Artifact, threads: int | None = None) -> Runtime:
-        """A function of a Core ML package, evaluated in torch; see `EvaluatedPackage`."""
+        """A typed model or a function of a Core ML package, evaluated in torch; see `debiexport.evaluate`."""
+        if self.manifest.target == TENSORRT:
+            from debiexport.runtimes.typed import EvaluatedModel
+
+            return EvaluatedModel(self.path / artifact.path, self.geometry, artifact, threads)
         from debiexport.runtimes.coreml import EvaluatedPackage
 
         return EvaluatedPackage(self.path / PACKAGE, self.geometry, artifact, threads)
@@ -96,10 +106,12 @@ def open_bundle(path: str | Path) -> Bundle:
     bundle = Bundle(folder, read_manifest(folder))
     for artifact in bundle.manifest.artifacts:
         _check_file(folder, artifact)
-    if bundle.manifest.target == ONNX:
-        refuse_external_data(bundle.file(MODEL))
-    else:
+    if bundle.manifest.target == COREML:
         _refuse_strangers(bundle)
+    else:
+        bundle.file(MODEL)  # there has to be one
+        for artifact in bundle.models:
+            refuse_external_data(folder / artifact.path)
     return bundle
 
 

@@ -20,8 +20,8 @@ from debiexport.signature import BYTES, COREML_INPUTS, INPUTS, NORMALIZED, Tenso
 
 FORMAT, FORMAT_VERSION = "debiexport-bundle", 1
 MANIFEST = "manifest.json"
-ONNX, COREML = "onnx", "coreml"
-TARGETS = (ONNX, COREML)
+ONNX, COREML, TENSORRT = "onnx", "coreml", "tensorrt"
+TARGETS = (ONNX, COREML, TENSORRT)
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -30,7 +30,8 @@ class Artifact:
     """One file of a bundle.
 
     Attributes:
-        role: "model" or "golden"; the other files of a Core ML package are "package" and "weights".
+        role: "model" or "golden"; the other files of a Core ML package are "package" and "weights", those of a
+            TensorRT bundle "engine" and "timing_cache".
         path: of the file inside the bundle's folder, its parts separated by "/".
         sha256: of the file.
         bytes: its size.
@@ -38,6 +39,8 @@ class Artifact:
         precision: of a model's arithmetic, "" for other roles.
         opset: of an ONNX model, None for others.
         function: of a Core ML package that has several, None for others.
+        engine: what a TensorRT engine is bound to and what it holds, as `EngineRecord.to_dict` writes it; None for
+            others.
         inputs, outputs: of a model.
     """
 
@@ -49,6 +52,7 @@ class Artifact:
     precision: str = ""
     opset: int | None = None
     function: str | None = None
+    engine: dict[str, Any] | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
@@ -63,6 +67,8 @@ class Artifact:
                 "inputs": [t.to_dict() for t in self.inputs],
                 "outputs": [t.to_dict() for t in self.outputs],
             }
+        if self.engine is not None:
+            out |= {"precision": self.precision, "engine": self.engine}
         return out
 
 
@@ -71,7 +77,7 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        target: "onnx" or "coreml".
+        target: "onnx", "coreml" or "tensorrt".
         card: with the options of the export applied.
         checkpoint: description of the weights, as "debi_tiny.pth" or "random, seed 0".
         checkpoint_sha256: of the checkpoint's file, None for random weights.
@@ -231,6 +237,7 @@ def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
     if any(p in ("", ".", "..") for p in parts) or path == MANIFEST or set(path) & set("\\:") or not path.isprintable():
         raise BundleError(f"{where} lists the artifact {path!r:.80}: only files inside the bundle are read")
     batch, opset, function = entry.get("batch", "dynamic"), entry.get("opset"), entry.get("function")
+    engine = entry.get("engine")
     return Artifact(
         role=_typed(entry["role"], str),
         path=path,
@@ -240,6 +247,7 @@ def _artifact(entry: Mapping[str, Any], where: str) -> Artifact:
         precision=_typed(entry.get("precision", ""), str),
         opset=None if opset is None else _typed(opset, int),
         function=None if function is None else _typed(function, str),
+        engine=None if engine is None else _typed(engine, dict),
         inputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("inputs", []), list)),
         outputs=tuple(_tensor(_typed(t, dict)) for t in _typed(entry.get("outputs", []), list)),
     )
