@@ -10,6 +10,7 @@
     │   ├── BundleError        4   a bundle, or a file inside one
     │   └── ImageError         4   an image
     ├── MissingDependencyError 5   a package or a platform that is not here
+    ├── EngineError            1   TensorRT refuses the graph, or fails to build it
     └── Interrupted          130   Ctrl-C or SIGTERM
 
 A message is one line that says what happened, with which value, and what to do next.
@@ -66,6 +67,10 @@ class MissingDependencyError(DebiexportError):
     """A package or a platform that the request needs is not here."""
 
     exit_code = 5
+
+
+class EngineError(DebiexportError):
+    """TensorRT refuses the graph that it was given, or its process fails while it builds an engine."""
 
 
 class Interrupted(DebiexportError):

@@ -54,6 +54,7 @@ def test_tree_is_the_documented_one() -> None:
         ("BundleError", 4, "InputError"),
         ("ImageError", 4, "InputError"),
         ("MissingDependencyError", 5, "DebiexportError"),
+        ("EngineError", 1, "DebiexportError"),
         ("Interrupted", 130, "DebiexportError"),
     ],
 )

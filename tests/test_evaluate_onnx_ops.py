@@ -118,6 +118,7 @@ CASES = [
     *(Case("Cast", [_X * 3], {"to": to}) for to in (TensorProto.INT32, TensorProto.BOOL, TensorProto.DOUBLE)),
     *(Case("Cast", [_X], {"to": to}, exact=True) for to in (TensorProto.FLOAT16, TensorProto.FLOAT)),
     *(Case("Cast", [_WHOLE], {"to": to}) for to in (TensorProto.INT8, TensorProto.FLOAT, TensorProto.BOOL)),
+    *(Case("CastLike", inputs) for inputs in ([_X * 3, _WHOLE], [_WHOLE, _X])),
     *(Case("Gelu", [_X], {"approximate": mode}) for mode in ("none", "tanh")),
     Case("HardSigmoid", [_X], {"alpha": 0.3, "beta": 0.4}),
     Case("LeakyRelu", [_X], {"alpha": 0.1}),

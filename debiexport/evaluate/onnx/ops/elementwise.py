@@ -55,6 +55,11 @@ def cast(x: Tensor, /, *, outputs: Outputs, to: int, saturate: int = 1) -> Tenso
     return x if x.is_floating_point() and declared.is_float else rounded(x, declared.dtype)
 
 
+def cast_like(x: Tensor, like: Tensor, /, *, outputs: Outputs, saturate: int = 1) -> Tensor:
+    """The same numbers in the type of `like`; see `cast`."""
+    return cast(x, outputs=outputs, to=0, saturate=saturate)
+
+
 def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None, /) -> Tensor:
     """Elements below `low` become `low`, then those above `high` become `high`."""
     if low is not None:
@@ -98,6 +103,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": _binary(torch.add),
     "And": _binary(torch.logical_and),
     "Cast": cast,
+    "CastLike": cast_like,
     "Ceil": _unary(torch.ceil),
     "Clip": clip,
     "Cos": _unary(torch.cos),
