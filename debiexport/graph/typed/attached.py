@@ -40,7 +40,7 @@ class Attached:
         """A model that graph-surgeon wrote, with what it dropped, and the type of every tensor inferred anew."""
         result = onnx.ModelProto()
         result.CopyFrom(self.model)
-        result.graph.CopyFrom(model.graph)
+        result.graph.CopyFrom(model.graph)  # the functions are those of the model before: they take any type
         result.graph.name, result.graph.doc_string = self.graph.name, self.graph.doc_string
         del result.graph.metadata_props[:], result.graph.value_info[:]
         result.graph.metadata_props.extend(self.graph.metadata_props)

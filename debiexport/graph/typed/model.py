@@ -43,7 +43,9 @@ def typed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """
     check_precision(precision)
     attached = Attached.of(model)
-    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    del inferred.functions[:]  # they take any type and stay as they are, see `Attached`
+    graph = gs.import_onnx(inferred)
     fold_constants(graph)
     if precision == "fp16":
         single = float32_nodes(graph)
