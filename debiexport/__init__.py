@@ -5,10 +5,12 @@ The functions behind every command of the CLI, importable without torch:
     load_model      a card (and a checkpoint) as the reference network        (needs debiexport[export])
     export_onnx     a checkpoint as a verified ONNX bundle                    (needs debiexport[export])
     export_coreml   a checkpoint as a verified Core ML bundle                 (needs debiexport[coreml])
+    export_tensorrt a checkpoint as verified typed models, and engines        (needs debiexport[tensorrt] or [rtx])
     check           prove a bundle again, and measure its accuracy
     bisect          the first place and operation at which a bundle is off (needs debiexport[export])
     predict         classify images with a bundle
     measure_latency bundles and what they are compared with, timed and proven
+    measure_engines the engines of a TensorRT bundle, proven and timed on the GPU
     measure_coreml  a Core ML bundle on a Mac, timed and proven on each choice of compute units
     list_models     the cards with counted parameters and multiply-adds
     diagnose        what is installed here and what can be done with it
@@ -24,6 +26,7 @@ from debiexport._version import __version__
 if TYPE_CHECKING:
     from debiexport.bench.coreml import measure_coreml
     from debiexport.bench.coreml_report import CoreMLLatencyResult
+    from debiexport.bench.engines import EnginesResult, measure_engines
     from debiexport.bench.measuring import measure_latency
     from debiexport.bench.report import LatencyResult
     from debiexport.bisecting import BisectResult, bisect
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from debiexport.checking import CheckResult, check
     from debiexport.doctor import Diagnosis, diagnose
     from debiexport.errors import DebiexportError
-    from debiexport.export import ExportResult, export_coreml, export_onnx
+    from debiexport.export import ExportResult, export_coreml, export_onnx, export_tensorrt
     from debiexport.loading import load_model
     from debiexport.models_table import ModelRow, list_models
     from debiexport.prediction import PredictResult, predict
@@ -43,6 +46,7 @@ _HOMES = {
     "CoreMLLatencyResult": "bench.coreml_report",
     "DebiexportError": "errors",
     "Diagnosis": "doctor",
+    "EnginesResult": "bench.engines",
     "ExportResult": "export",
     "LatencyResult": "bench.report",
     "ModelRow": "models_table",
@@ -52,10 +56,12 @@ _HOMES = {
     "diagnose": "doctor",
     "export_coreml": "export",
     "export_onnx": "export",
+    "export_tensorrt": "export",
     "list_models": "models_table",
     "load_card": "cards",
     "load_model": "loading",
     "measure_coreml": "bench.coreml",
+    "measure_engines": "bench.engines",
     "measure_latency": "bench.measuring",
     "predict": "prediction",
 }
@@ -67,6 +73,7 @@ __all__ = [
     "CoreMLLatencyResult",
     "DebiexportError",
     "Diagnosis",
+    "EnginesResult",
     "ExportResult",
     "LatencyResult",
     "ModelRow",
@@ -77,10 +84,12 @@ __all__ = [
     "diagnose",
     "export_coreml",
     "export_onnx",
+    "export_tensorrt",
     "list_models",
     "load_card",
     "load_model",
     "measure_coreml",
+    "measure_engines",
     "measure_latency",
     "predict",
 ]

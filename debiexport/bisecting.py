@@ -7,6 +7,7 @@ the same export makes of the checkpoint here (`operations`), and what differs in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -20,15 +21,17 @@ from debiexport.bundle import MODEL, Bundle, open_bundle, sha256_of
 from debiexport.checking import bundle_folder, checkpoint_of, reference_weights
 from debiexport.errors import BundleError, DebiexportError, ParityError, UsageError
 from debiexport.extras import EXPORT, require
+from debiexport.gates import find_gate
 from debiexport.graph.differences import GraphDifference, compare_graphs
-from debiexport.manifest import COREML, MANIFEST, read_manifest
-from debiexport.operations import Comparison, Operation, find_operation, load_stretch
+from debiexport.manifest import COREML, MANIFEST, TENSORRT, Artifact, read_manifest
+from debiexport.operations import Comparison, Operation, Runner, find_operation, load_stretch
 from debiexport.parity import judge
 from debiexport.parity_inputs import parity_images
-from debiexport.parity_report import ParityReport
+from debiexport.parity_report import ParityReport, join_reports
 from debiexport.places import Part, PlaceParity, look_inside, measure_places, parts_of, runs, without
 from debiexport.prediction import weight_notes
 from debiexport.progress import Progress, silent
+from debiexport.runtimes.base import Arrays
 from debiexport.runtimes.ort import CPU
 
 if TYPE_CHECKING:  # they need torch
@@ -111,7 +114,8 @@ def bisect(
 ) -> BisectResult:
     """Find the first place, and then the first operation, at which a bundle's model is off.
 
-    Of a Core ML bundle the package is evaluated, and the first place is all that is searched for.
+    Of a Core ML bundle the package is evaluated, and the first place is all that is searched for. Of a TensorRT bundle
+    the typed models are evaluated, and the first of them that lost parity is searched.
 
     The reference is recomputed, so torch and the weights are needed: a checkpoint, or those that ship or are
     random. A lost parity is no exception here: see `BisectResult.ok`.
@@ -148,33 +152,43 @@ def bisect(
         from debiexport.bisecting_coreml import bisect_package
 
         return bisect_package(opened, weights, notes, threads=threads, progress=progress)
-    model = onnx.load(str(opened.file(MODEL)), load_external_data=False)
-    parts = _parts(opened, model, notes)
     size = opened.manifest.image_size
     oracle = Oracle(build_reference(weights, size))
     images = parity_images(opened.manifest.card.preprocessing, size, opened.manifest.input)
+    artifact, gate = opened.models[0], find_gate(opened.models[0].precision)
+    model = _read(opened, artifact)
+    parts = _parts(opened, model, notes)
     try:
-        runtime = opened.runtime(threads, provider)
+        reports = []
         progress("recomputing the reference and comparing route by route")
-        report = judge(runtime, oracle, opened.geometry, images).report
+        for artifact, runtime in zip(opened.models, opened.runtimes(threads, provider), strict=True):
+            model = _read(opened, artifact)
+            reports.append(judge(runtime, oracle, opened.geometry, images, gate.precision).report)
+            if not reports[-1].ok:
+                break
+        if len(opened.models) > 1:
+            notes.append(f"the places are those of {artifact.path}")
+        report = join_reports(reports)
         progress(f"comparing {sum(len(part.places) for part in parts)} places")
-        places = measure_places(runtime, oracle, parts, images, report.blocks)
+        places = measure_places(runtime, oracle, parts, images, reports[-1].blocks, gate)
     except BundleError as error:  # it cannot be run, but it can be read
-        raise _explained(error, compare_graphs(model, expected_model(opened, weights))) from error
+        raise _explained(error, compare_graphs(model, expected_model(opened, weights, artifact))) from error
     del oracle
     off = next((place for place in places if not place.ok), None)
     operation = None
     if off is not None:
         progress("exporting the checkpoint again, for comparing operation by operation")
         try:
-            expected = expected_model(opened, weights)
+            expected = expected_model(opened, weights, artifact)
         except UsageError as error:  # a lowering of another version
             notes.append(f"the operations cannot be compared, since the bundle cannot be exported here: {error}")
         else:
             difference = compare_graphs(model, expected)
             if difference.structure:
                 notes.append(_structure_note(opened, difference.structure))
-            load = partial(load_stretch, threads=threads, provider=provider)
+            load: Runner = partial(load_stretch, threads=threads, provider=provider)
+            if opened.manifest.target == TENSORRT:
+                load = _evaluate_stretch
             operation, said = find_operation(
                 Comparison(model, expected, difference, parts, load),
                 off.name,
@@ -209,16 +223,37 @@ def _open(folder: Path) -> Bundle:
         ) from error
 
 
-def expected_model(bundle: Bundle, weights: Checkpoint) -> onnx.ModelProto:
-    """The graph that is exported here of a checkpoint, with the size, lowering, batch and opset of a bundle."""
+def _read(bundle: Bundle, artifact: Artifact) -> onnx.ModelProto:
+    return onnx.load(str(bundle.path / artifact.path), load_external_data=False)
+
+
+def _evaluate_stretch(stretch: onnx.ModelProto) -> Callable[[Arrays], Arrays]:
+    """A `Runner` that computes a stretch as its types say, which no runtime on a CPU does in float16."""
+    from debiexport.evaluate.onnx.evaluator import OnnxEvaluator
+
+    evaluator = OnnxEvaluator(stretch)
+    return lambda tensors: evaluator.run({name: tensors[name] for name in evaluator.inputs})
+
+
+def expected_model(bundle: Bundle, weights: Checkpoint, artifact: Artifact | None = None) -> onnx.ModelProto:
+    """The graph that is exported here of a checkpoint, with the size, lowering, batch and opset of a bundle.
+
+    Args:
+        artifact: the model whose graph it should be; by default the first.
+    """
     from debiexport.loading import build_reference
     from debiexport.static.network import StaticNetwork
     from debiexport.targets.onnx import DEFAULT_OPSET, to_onnx
 
-    manifest = bundle.manifest
-    artifact, size = manifest.artifact(MODEL), manifest.image_size
+    artifact = artifact or bundle.models[0]
+    manifest, size = bundle.manifest, bundle.manifest.image_size
     network = StaticNetwork.of(build_reference(weights, size), size, manifest.lowering, input=manifest.input)
-    return to_onnx(network, batch=artifact.batch, opset=artifact.opset or DEFAULT_OPSET)
+    model = to_onnx(network, batch=artifact.batch, opset=artifact.opset or DEFAULT_OPSET)
+    if manifest.target != TENSORRT:
+        return model
+    from debiexport.graph.typed import typed
+
+    return typed(model, artifact.precision)
 
 
 def _parts(bundle: Bundle, model: onnx.ModelProto, notes: list[str]) -> list[Part]:

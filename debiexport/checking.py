@@ -13,13 +13,14 @@ from debiexport.bundle import GOLDEN, Bundle, open_bundle, sha256_of
 from debiexport.cards import shipped_checkpoint
 from debiexport.errors import ParityError, UsageError
 from debiexport.extras import EXPORT, missing, require
-from debiexport.manifest import COREML
+from debiexport.manifest import COREML, TENSORRT
 from debiexport.parity_report import ParityReport, join_reports
 from debiexport.prediction import Accuracy, evaluate, labelled_files, weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.ort import CPU
 
 if TYPE_CHECKING:  # they need torch, or are of Core ML bundles only
+    from debiexport.checking_engines import EngineCheck
     from debiexport.checking_units import UnitCheck
     from debiexport.checkpoint import Checkpoint
     from debiexport.placement.report import PlacementReport
@@ -36,6 +37,7 @@ class CheckResult:
         notes: what a user should know.
         placement: what a Core ML package asks of the Neural Engine, counted here; None for other bundles.
         units: on a Mac, what Core ML itself gives on each choice of compute units; empty elsewhere.
+        engines: what the engines of a TensorRT bundle give on this machine's GPU; empty where they cannot run.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class CheckResult:
     notes: tuple[str, ...]
     placement: PlacementReport | None = None
     units: tuple[UnitCheck, ...] = ()
+    engines: tuple[EngineCheck, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +55,7 @@ class CheckResult:
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
             "placement": None if self.placement is None else self.placement.to_dict(),
             "units": [unit.to_dict() for unit in self.units],
+            "engines": [engine.to_dict() for engine in self.engines],
             "notes": list(self.notes),
         }
 
@@ -92,6 +96,7 @@ def check(
     With a checkpoint (and torch) the reference is recomputed; so it is where the weights can be had
     without one, since they ship with the card or are seeded random. Otherwise the stored answers judge.
     Of a Core ML bundle the package is evaluated; on a Mac Core ML then runs it too, on each choice of compute units.
+    Of a TensorRT bundle the typed models are evaluated; where its engines can run, they are run too.
 
     Args:
         bundle: a bundle's folder.
@@ -107,6 +112,7 @@ def check(
             is not.
         CheckFailed: parity is lost.
         UnitsFailed: on a Mac, Core ML gives other numbers on some compute units, or none.
+        EnginesFailed: an engine gives other numbers, or none.
     """
     folder = bundle_folder(bundle)
     progress(f"checking the files of {folder}")
@@ -132,6 +138,8 @@ def check(
     result = CheckResult(opened.path, report, None, (*about_weights, *notes, *foreign, *report.notes))
     if opened.manifest.target == COREML:
         result = _with_core_ml(result, opened, progress)
+    if opened.manifest.target == TENSORRT:
+        result = _with_engines(result, opened, progress)
     if evaluate_on is not None:
         result = replace(result, accuracy=evaluate(opened, evaluate_on, threads=threads, progress=progress))
     return result
@@ -154,6 +162,20 @@ def _with_core_ml(result: CheckResult, bundle: Bundle, progress: Progress) -> Ch
     failures = [str(unit) for unit in result.units if unit.failure is not None]
     if failures:
         raise UnitsFailed(bundle.path, failures, result)
+    return result
+
+
+def _with_engines(result: CheckResult, bundle: Bundle, progress: Progress) -> CheckResult:
+    """What only a TensorRT bundle has: what its engines give."""
+    from debiexport.checking_engines import EnginesFailed, check_engines, why_not_run
+
+    absent = why_not_run(bundle)
+    if absent is not None:
+        return replace(result, notes=(*result.notes, absent))
+    result = replace(result, engines=check_engines(bundle, progress))
+    failures = [str(engine) for engine in result.engines if engine.failure is not None]
+    if failures:
+        raise EnginesFailed(bundle.path, failures, result)
     return result
 
 

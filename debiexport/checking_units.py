@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debiexport.bench.coreml_parity import psnr_gate
+from debiexport.answer_parity import psnr_gate
 from debiexport.bench.coreml_units import ProvenUnit, compile_bundle, plan_unit, prove_unit
 from debiexport.bundle import GOLDEN, Bundle
 from debiexport.errors import MissingDependencyError

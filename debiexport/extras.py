@@ -8,6 +8,7 @@ from debiexport.errors import MissingDependencyError
 
 EXPORT = ("torch", "onnxscript", "safetensors")
 COREML = ("torch", "safetensors", "coremltools")
+TENSORRT = ("torch", "onnxscript", "safetensors", "onnx_graphsurgeon")
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

@@ -73,6 +73,13 @@ PLAIN = Lowering("plain", *["released"] * 7)
 COREML_LOWERINGS = {"ane": _CHANNELS, "gather": replace(LOWERINGS["ane_gather"], name="gather"), "plain": PLAIN}
 COREML_DEFAULT = "ane"
 
+TENSORRT_LOWERINGS = {
+    # Attention in the form that TensorRT fuses: products of transposed heads, layer norms in one node.
+    "native": replace(_ROWS, name="native"),
+    # The attentions that TensorRT cannot fuse as nodes of our plugins.
+    "plugins": replace(_ROWS, name="plugins", routing="fused", bias="fused", broadcast="fused"),
+}
+
 
 def find_lowering(text: str) -> Lowering:
     """A lowering by its name, or the default one with slots replaced: `routing=masked,bias=hat`.

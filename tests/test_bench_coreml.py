@@ -13,8 +13,8 @@ import fake_coreml
 import numpy as np
 import pytest
 
+from debiexport.answer_parity import FLIPS, GATE, PsnrGate, judge_answers, psnr_gate
 from debiexport.bench.coreml import measure_coreml
-from debiexport.bench.coreml_parity import FLIPS, GATE, PsnrGate, judge_unit, psnr_gate
 from debiexport.bench.coreml_report import CoreMLLatencyResult
 from debiexport.bench.coreml_rounds import Timed, time_by_turns, wanting
 from debiexport.bench.runner import Plan
@@ -406,11 +406,11 @@ def test_each_image_is_judged(golden: Golden, tiny_card: Card) -> None:
         noise = 1e-3 * (images[:, 0, 0, 0] == golden.images[1, 0, 0, 0])  # the second image is a little off
         return {"logits": (fake_coreml.logits(images) + noise[:, None]).astype(np.float16)}
 
-    parity = judge_unit(Model(2, results), golden, geometry, PsnrGate(90.0))
+    parity = judge_answers(Model(2, results), golden, geometry, PsnrGate(90.0), who="Core ML")
     assert parity.worst == "china"
     assert parity.outputs.images == 4  # the last batch wraps round
     assert "at image 'china' is below 90 dB" in str(parity.failure) == str(parity)
-    assert judge_unit(Model(1, results), golden, geometry, PsnrGate(10.0)).failure is None
+    assert judge_answers(Model(1, results), golden, geometry, PsnrGate(10.0), who="Core ML").failure is None
 
 
 def test_probabilities_are_compared_with_those_of_the_stored_logits(golden: Golden, tiny_card: Card) -> None:
@@ -419,10 +419,12 @@ def test_probabilities_are_compared_with_those_of_the_stored_logits(golden: Gold
         return {"probabilities": raised / raised.sum(1, keepdims=True), "classLabel": np.array(["class 1"])}
 
     geometry = Geometry.of(tiny_card, (64, 64))
-    parity = judge_unit(Model(1, results), golden, geometry, PsnrGate(100.0))
+    parity = judge_answers(Model(1, results), golden, geometry, PsnrGate(100.0), who="Core ML")
     assert parity.failure is None and parity.outputs.top5_agreement == 1
     with pytest.raises(BundleError, match=r"gives probabilities float64 \(6,\), expected is \(1, 6\)"):
-        judge_unit(Model(1, lambda images: {"probabilities": np.ones(6)}), golden, geometry, PsnrGate(100.0))
+        judge_answers(
+            Model(1, lambda images: {"probabilities": np.ones(6)}), golden, geometry, PsnrGate(100.0), who="Core ML"
+        )
 
 
 # ------------------------------------------------------------------------------- rounds

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from debiexport.answer_parity import psnr_gate
 from debiexport.bench.contention import compare
-from debiexport.bench.coreml_parity import psnr_gate
 from debiexport.bench.coreml_report import CoreMLLatencyResult, Latency, UnitReport
 from debiexport.bench.coreml_rounds import Timed, time_by_turns
 from debiexport.bench.coreml_units import ProvenUnit, compile_bundle, plan_unit, prove_unit
@@ -67,7 +67,7 @@ def measure_coreml(
         batch: which of the bundle's models; by default the first.
         units: choices of compute units, of `ALL_UNITS`.
         min_psnr_db: what the outputs of every image have to reach against the stored answers; by default what the
-            manifest's parity holds, see `bench.coreml_parity`. What does not reach it is not timed.
+            manifest's parity holds, see `answer_parity`. What does not reach it is not timed.
         min_time: seconds for which each choice is timed at least.
         max_time: seconds after which it is given up to wait for narrow intervals; by default 20 times `min_time`.
         plan: everything else about the timing; `min_time` and `max_time` replace its own.

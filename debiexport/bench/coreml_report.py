@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from debiexport.answer_parity import AnswerParity
 from debiexport.bench.contention import Contention
-from debiexport.bench.coreml_parity import UnitParity
 from debiexport.bench.coreml_rounds import Blocks
 from debiexport.bench.report import Ratio
 from debiexport.bench.runner import Measurement, Plan
@@ -67,7 +67,7 @@ class UnitReport:
     failure: str | None = None
     load_ms: float | None = None
     first_ms: float | None = None
-    parity: UnitParity | None = None
+    parity: AnswerParity | None = None
     measurement: Measurement | None = None
     wall: Latency | None = None
     native: Latency | None = None

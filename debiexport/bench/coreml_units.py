@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from debiexport.bench.coreml_parity import PsnrGate, UnitParity, judge_unit
+from debiexport.answer_parity import AnswerParity, PsnrGate, judge_answers
 from debiexport.bundle import PACKAGE, Bundle
 from debiexport.errors import BundleError, ParityError
 from debiexport.golden import Golden
@@ -36,7 +36,7 @@ class ProvenUnit:
     failure: str | None
     load_ms: float | None
     first_ms: float | None
-    parity: UnitParity | None
+    parity: AnswerParity | None
 
     def __str__(self) -> str:
         return self.failure or str(self.parity)
@@ -117,7 +117,7 @@ def prove_unit(
         progress(f"{process.unit}: loading")
         load_ms = process.load(compiled, artifact.function)
         progress(f"{process.unit}: loaded in {load_ms:.0f} ms, comparing with the stored answers")
-        parity = judge_unit(runtime, golden, bundle.geometry, gate)
+        parity = judge_answers(runtime, golden, bundle.geometry, gate, who="Core ML")
         failure = parity.failure
     except BundleError as error:  # UnitFailed among them
         failure = str(error)

@@ -63,20 +63,27 @@ def command(
 ) -> None:
     """Measure latency, beside whether the numbers are right, and compare.
 
-    A Core ML bundle is measured by itself, on a Mac, on each choice of compute units.
+    A Core ML bundle is measured by itself, on a Mac, on each choice of compute units; a TensorRT bundle by itself, on
+    the GPU that its engines were built for.
     """
     OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
     import json
 
     from debiexport.atomic import staged_file
     from debiexport.bench.measuring import measure_latency
-    from debiexport.cli.bench_coreml import bench_coreml, is_coreml, refuse_options
+    from debiexport.cli.bench_coreml import bench_coreml
+    from debiexport.cli.bench_targets import measured_alone, refuse_options
+    from debiexport.cli.bench_tensorrt import bench_tensorrt
+    from debiexport.manifest import COREML
 
     file = parse_destination(json_file, "--json-file")
-    if is_coreml(bundles):
+    target = measured_alone(bundles)
+    if target is not None:
         given = {"--against": against, "--checkpoint": checkpoint, "--threads": threads, "--profile": profile or None}
-        refuse_options({name: value is not None for name, value in given.items()} | {"--provider": provider != "cpu"})
-        bench_coreml(
+        options = {name: value is not None for name, value in given.items()} | {"--provider": provider != "cpu"}
+        refuse_options(target, options)
+        measure = bench_coreml if target == COREML else bench_tensorrt
+        measure(
             bundles[0],
             batch=None if batch is None else parse_number(batch, "--batch"),
             min_time=parse_seconds(min_time, "--min-time"),

@@ -3,61 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import typer
 
 from debiexport.cli.output import OUTPUT
-from debiexport.errors import BundleError, MissingDependencyError, UsageError
-from debiexport.manifest import COREML, read_manifest
-
-
-def is_coreml(bundles: Sequence[Path]) -> bool:
-    """Whether Core ML bundles are to be measured.
-
-    Raises:
-        UsageError: they are of several targets, or several of Core ML.
-    """
-    targets = {path: target for path in bundles if (target := _target(path)) is not None}
-    ours = [path for path, target in targets.items() if target == COREML]
-    if not ours:
-        return False
-    others = [path for path in bundles if path not in ours]
-    if others:
-        raise UsageError(
-            f"{ours[0]} is a Core ML bundle and {others[0]} is not: they run in different ways, measure each by itself"
-        )
-    if len(bundles) > 1:
-        raise UsageError(
-            f"{len(bundles)} Core ML bundles were given: measure one at a time, as its compute units take the turns"
-        )
-    return True
-
-
-def _target(bundle: Path) -> str | None:
-    try:
-        return read_manifest(bundle).target
-    except (BundleError, OSError):  # said where it is opened
-        return None
-
-
-def refuse_options(options: dict[str, bool]) -> None:
-    """Refuse options that do not apply to Core ML.
-
-    Args:
-        options: whether each was given, by its name.
-
-    Raises:
-        UsageError: one was.
-    """
-    given = [name for name, is_given in options.items() if is_given]
-    if given:
-        raise UsageError(
-            f"{given[0]} does not apply to a Core ML bundle, which is timed by itself on each choice of compute units:"
-            " leave it out"
-        )
+from debiexport.errors import MissingDependencyError
 
 
 def bench_coreml(

@@ -33,11 +33,13 @@ def parity_lines(report: ParityReport) -> list[str]:
 
 
 def check_lines(result: CheckResult) -> list[str]:
-    """The parity, and what a Core ML bundle has beside it: its placement, and a line for each choice of units."""
+    """The parity, and what is beside it: of a Core ML bundle its placement and a line for each choice of units, of a
+    TensorRT bundle a line for each engine."""
     lines = parity_lines(result.parity)
     if result.placement is not None:
         lines += result.placement.lines()
     lines += [f"Core ML on {unit}" for unit in result.units]
+    lines += [str(engine) for engine in result.engines]
     if result.accuracy is not None:
         lines.append(f"accuracy: {result.accuracy}")
     return lines

@@ -20,15 +20,22 @@ class ExportResult:
         manifest: what it holds.
         parity: what was measured.
         notes: what a user should know.
+        engines: a line for each engine that was built.
     """
 
     path: Path
     manifest: Manifest
     parity: ParityReport
     notes: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"bundle": str(self.path), "manifest": self.manifest.to_dict(), "notes": list(self.notes)}
+        return {
+            "bundle": str(self.path),
+            "manifest": self.manifest.to_dict(),
+            "notes": list(self.notes),
+            **({"engines": list(self.engines)} if self.engines else {}),
+        }
 
     def __str__(self) -> str:
         return f"{self.path}: {self.parity}"

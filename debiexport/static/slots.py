@@ -50,7 +50,14 @@ class Slots:
         return self._serving(bias, "bias", geometry)(geometry, table)  # type: ignore[no-any-return]
 
     def broadcast(self, geometry: AttentionGeometry) -> broadcast.Broadcast:
-        return self._serving(broadcast, "broadcast", geometry)(geometry, self.heads)  # type: ignore[no-any-return]
+        implementation = self._serving(broadcast, "broadcast", geometry)
+        given = getattr(self._serving(bias, "bias", geometry), "gives", "scores")
+        if implementation.takes != given:
+            raise UsageError(
+                f"broadcast={self.lowering.broadcast} does not go with bias={self.lowering.bias}: the one takes"
+                f" {implementation.takes}, the other gives {given}; choose both fused, or neither"
+            )
+        return implementation(geometry, self.heads)  # type: ignore[no-any-return]
 
     def _serving(self, slot: ModuleType, slot_name: str, geometry: AttentionGeometry) -> Any:
         """The implementation that the lowering names, or that its policy chooses, if it serves this geometry."""
@@ -97,7 +104,7 @@ def check_names(lowering: Lowering) -> None:
 
 
 def check_routing(lowering: Lowering, geometry: Geometry) -> None:
-    """Refuse a routing that does not serve every attention, before anything is built.
+    """Refuse a routing or broadcast that does not serve every attention, before anything is built.
 
     Raises:
         UsageError: saying why.
@@ -106,6 +113,8 @@ def check_routing(lowering: Lowering, geometry: Geometry) -> None:
     for attention in geometry.routed:
         if not attention.routes_everywhere:
             slots._serving(routing, "routing", attention)
+        if attention.kind == "dbra":
+            slots._serving(broadcast, "broadcast", attention)
 
 
 def format_of(implementation: Any) -> str:

@@ -20,6 +20,7 @@ from debiexport.graph.scopes import name_places
 from debiexport.signature import IMAGES
 from debiexport.static.network import StaticNetwork
 from debiexport.static.taps import Taps
+from debiexport.targets.fused import DOMAIN, VERSION, add_definitions, translations
 from debiexport.targets.quiet import quiet_exporter
 
 OPSETS = (18, 19, 20)
@@ -79,6 +80,8 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Convert a static network to one ONNX model: `images` -> `logits`, or `feature1` to `feature4`.
 
+    Where the lowering has fused operations, their definitions are in the model, see `targets.fused`.
+
     Args:
         network: float32.
         batch: N, or None for a dynamic batch.
@@ -103,6 +106,7 @@ def to_onnx(
             input_names=[IMAGES],
             output_names=[*network.output_names, *taps],
             dynamic_shapes=shapes,
+            custom_translation_table=translations(),
             external_data=False,
             optimize=True,
             verbose=False,
@@ -117,13 +121,15 @@ def to_onnx(
     drop_default_mode(model)
     write_metadata(model, network.geometry.card.name, properties or {})
     proto: onnx.ModelProto = program.model_proto
+    add_definitions(proto)
     _verify(proto, opset)
     return proto
 
 
 def _verify(proto: onnx.ModelProto, opset: int) -> None:
     saved = {entry.domain: entry.version for entry in proto.opset_import}
-    if saved.get("") != opset or len(saved) != 1:
+    wanted = {"": opset} | ({DOMAIN: VERSION} if proto.functions else {})
+    if saved != wanted:
         raise DebiexportError(f"asked for opset {opset}, the exporter made {saved}: please report this")
     size = proto.ByteSize()
     if size > MAX_FILE_BYTES:

@@ -17,9 +17,13 @@ class Broadcast(nn.Module, ABC):
     Args:
         geometry: sizes of the attention.
         heads: implementation of the heads slot.
+
+    Attributes:
+        takes: what an implementation of the bias slot gives it, see there.
     """
 
     format: ClassVar[str]
+    takes: ClassVar[str] = "scores"
 
     @staticmethod
     def supports(geometry: AttentionGeometry) -> str | None:

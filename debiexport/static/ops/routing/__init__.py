@@ -19,11 +19,13 @@ from debiexport.static.ops.routing.channels import (
 )
 from debiexport.static.ops.routing.dense import DenseRouting
 from debiexport.static.ops.routing.everywhere import EverywhereRouting
+from debiexport.static.ops.routing.fused import FusedRouting
 from debiexport.static.ops.routing.gather import GatherRouting
 from debiexport.static.ops.routing.masked import MaskedRouting
 
 IMPLEMENTATIONS: dict[str, type[Routing]] = {
     "dense": DenseRouting,
+    "fused": FusedRouting,
     "gather": GatherRouting,
     "indexed": IndexedWindows,
     "masked": MaskedRouting,
@@ -45,6 +47,7 @@ __all__ = [
     "ChannelEverywhere",
     "DenseRouting",
     "EverywhereRouting",
+    "FusedRouting",
     "GatherRouting",
     "IndexedWindows",
     "MaskedRouting",

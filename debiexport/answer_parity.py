@@ -1,11 +1,11 @@
-"""Whether Core ML, on one choice of compute units, gives the stored answers of the reference.
+"""Whether a runtime that shows no routes gives the stored answers of the reference: Core ML, or an engine of TensorRT.
 
-Core ML shows no routes, so its own cannot be forced on the reference: an image whose near-tie falls the other way
-there differs from its stored answer for a good reason. How much near-ties can cost is measured at the export, where the
-package's routes, as evaluated, are near-ties too: the PSNR between the reference with those routes and the
-reference choosing freely, of the worst image. Core ML's own rounding may take another set of flips of that size. The
-stored answers then are off by both at once, twice the amplitude at most, which is 6 dB less. So what outputs
-have to reach on a Mac is the smaller of what the precision has to reach and that PSNR less 6 dB.
+Routes that are not shown cannot be forced on the reference: an image whose near-tie falls the other way there differs
+from its stored answer for a good reason. How much near-ties can cost is measured at the export, where the evaluated
+artifact's routes are near-ties too: the PSNR between the reference with those routes and the reference choosing freely,
+of the worst image. The runtime's own rounding may take another set of flips of that size. The stored answers then are
+off by both at once, twice the amplitude at most, which is 6 dB less. So what outputs have to reach is the smaller of
+what the precision has to reach and that PSNR less 6 dB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FLIPS_MARGIN_DB = 6.0
 
 @dataclass(frozen=True)
 class PsnrGate:
-    """What outputs in Core ML have to reach.
+    """What outputs have to reach.
 
     Attributes:
         min_psnr_db: what the precision has to reach with the same routes.
@@ -75,8 +75,8 @@ class PsnrGate:
 
 
 @dataclass(frozen=True)
-class UnitParity:
-    """The outputs on one choice of compute units against the stored answers; see `metrics`.
+class AnswerParity:
+    """The outputs of a runtime against the stored answers; see `metrics`.
 
     Attributes:
         outputs: the worst figures of all images; of a classifier they are of probabilities, not logits.
@@ -138,11 +138,15 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def judge_unit(runtime: Runtime, golden: Golden, geometry: Geometry, gate: PsnrGate) -> UnitParity:
+def judge_answers(
+    runtime: Runtime, golden: Golden, geometry: Geometry, gate: PsnrGate, *, batch: int | None = None, who: str
+) -> AnswerParity:
     """Run the stored images and compare.
 
     Args:
-        runtime: with a fixed batch.
+        runtime: which takes the batch.
+        batch: images per run; None for the only one that the runtime takes.
+        who: what a message calls the runtime.
         golden: the stored answers.
         geometry: sizes of the network.
         gate: what every image has to reach.
@@ -150,7 +154,7 @@ def judge_unit(runtime: Runtime, golden: Golden, geometry: Geometry, gate: PsnrG
     Raises:
         BundleError: an output is missing or has another shape, or the runtime fails.
     """
-    batch = runtime.batch or 1
+    batch = batch or runtime.batch or 1
     tally = OutputTally(batch)
     images: dict[str, float] = {}
     for indices in index_groups(len(golden.names), batch):
@@ -160,22 +164,24 @@ def judge_unit(runtime: Runtime, golden: Golden, geometry: Geometry, gate: PsnrG
             expected: Arrays = {}
             for name, shape in geometry.output_shapes.items():
                 stored = golden.outputs[name][image : image + 1]
-                output, reference = _pair(results, name, stored, (len(indices), *shape))
+                output, reference = _pair(results, name, stored, (len(indices), *shape), who)
                 given[name], expected[name] = kept_values(output[i : i + 1]), reference
             tally.add(given, expected)
             images[golden.names[image]] = min(psnr_db(given[name], expected[name]) for name in given)
-    return UnitParity(tally.result(), images, gate)
+    return AnswerParity(tally.result(), images, gate)
 
 
-def _pair(results: Mapping[str, Array], name: str, stored: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def _pair(
+    results: Mapping[str, Array], name: str, stored: Array, shape: tuple[int, ...], who: str
+) -> tuple[Array, Array]:
     """An output (N, ...), and what is expected of one image in it."""
     if name == LOGITS and name not in results and PROBABILITIES in results:  # all the numbers that a classifier gives
         name, stored = PROBABILITIES, _softmax(stored)
     if name not in results:
-        raise BundleError(f"Core ML gives {', '.join(sorted(results)) or 'nothing'}, and no {name}: export again")
+        raise BundleError(f"{who} gives {', '.join(sorted(results)) or 'nothing'}, and no {name}: export again")
     output = results[name]
     if output.dtype.kind != "f" or output.shape != shape:
-        raise BundleError(f"Core ML gives {name} {output.dtype} {output.shape}, expected is {shape}: export again")
+        raise BundleError(f"{who} gives {name} {output.dtype} {output.shape}, expected is {shape}: export again")
     return float32(output), stored
 
 
