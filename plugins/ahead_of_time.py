@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
-from debiexport.plugins.interface import NAMESPACE, Interface, KernelSizes
+from .interface import NAMESPACE, Interface, KernelSizes
 
 
 def register_ahead_of_time(trtp: Any, interface: Interface, kernel: Callable[[], Any]) -> None:
@@ -42,7 +42,7 @@ def register_ahead_of_time(trtp: Any, interface: Interface, kernel: Callable[[],
 
     def implement(*arguments: Any) -> Any:
         """The kernel as PTX, and its launch; the attributes come in the order that `describe` has seen."""
-        from debiexport.plugins.ptx import portable_ptx
+        from .ptx import portable_ptx
 
         _, sizes = _use(interface, arguments[:count], arguments[count:-2])
         sizes = sizes.with_configuration(arguments[-1] - 1)

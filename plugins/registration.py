@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from debiexport.plugins.agent_attention import aot as agent_attention
-from debiexport.plugins.region_attention import aot as region_attention
-
 from debiexport.errors import MissingDependencyError
+
+from .agent_attention import aot as agent_attention
+from .region_attention import aot as region_attention
 
 
 def register_plugins(trt: Any, trtp: Any) -> None:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from debiexport.plugins.interface import NAMESPACE, VERSION, Interface, word_of
 
 from debiexport.errors import DebiexportError, UsageError
+
+from .interface import NAMESPACE, VERSION, Interface, word_of
 
 Refuse = Callable[[str], None]
 """Told why a node is refused; TensorRT itself passes no words on."""

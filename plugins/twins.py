@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from debiexport.plugins.agent_attention import v3 as agent_attention
-from debiexport.plugins.interface import NAMESPACE
-from debiexport.plugins.region_attention import v3 as region_attention
+from .agent_attention import v3 as agent_attention
+from .interface import NAMESPACE
+from .region_attention import v3 as region_attention
 
 _registered: dict[str, tuple[list[Any], list[str]]] = {}
 """Creators, which have to live as long as the registry, and reasons of refusals, by the name of the module."""

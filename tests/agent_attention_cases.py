@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from debiexport.plugins.agent_attention.sizes import Sizes
 
 from debiexport.cards import load_card
 from debiexport.geometry import Geometry
+from debiexport.plugins.agent_attention.sizes import Sizes
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}  # of the largest number

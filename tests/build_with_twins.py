@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import tensorrt_rtx as trt
+
+from debiexport.errors import DebiexportError
 from debiexport.plugins.interface import Interface
 from debiexport.plugins.region_attention.interface import INTERFACE
 from debiexport.plugins.twin import twin_creator
 from debiexport.plugins.twins import register_twins
-
-from debiexport.errors import DebiexportError
 
 
 def build(model: Path, refusals: list[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from debiexport.plugins.region_attention.sizes import Sizes
 
 from debiexport.cards import load_card
 from debiexport.geometry import Geometry
+from debiexport.plugins.region_attention.sizes import Sizes
 
 Array = np.ndarray[Any, Any]
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}

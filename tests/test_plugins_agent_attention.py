@@ -9,9 +9,9 @@ from math import prod
 
 import pytest
 from agent_attention_cases import Case, cases_of
-from debiexport.plugins.agent_attention.sizes import CONFIGURATIONS, MAX_SHARED_MEMORY_BYTES, Sizes
 
 from debiexport.errors import UsageError
+from debiexport.plugins.agent_attention.sizes import CONFIGURATIONS, MAX_SHARED_MEMORY_BYTES, Sizes
 
 OneLine = Callable[[BaseException], str]
 Shapes = tuple[tuple[int, ...], ...]

@@ -10,11 +10,11 @@ import onnx.inliner
 import onnxruntime
 import pytest
 from agent_attention_cases import TOLERANCE, Array, Case, cases_of, error, reference
-from debiexport.plugins.agent_attention.function import definition
 from onnx import TensorProto, helper
 
 from debiexport.errors import UsageError
 from debiexport.evaluate.onnx.evaluator import OnnxEvaluator
+from debiexport.plugins.agent_attention.function import definition
 
 OneLine = Callable[[BaseException], str]
 NAMES = ("q", "k", "v", "positions", "table")

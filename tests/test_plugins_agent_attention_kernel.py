@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import triton
 from agent_attention_cases import TOLERANCE, Array, Case, cases_of, error, reference
-from debiexport.plugins.agent_attention.kernel import agent_attention_kernel
-from debiexport.plugins.agent_attention.sizes import CONFIGURATIONS, Sizes
 from interpreting import Launch, run
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from debiexport.plugins.agent_attention.kernel import agent_attention_kernel
+from debiexport.plugins.agent_attention.sizes import CONFIGURATIONS, Sizes
 
 _DEBI_T, _DEBI_B = cases_of("debi_t"), cases_of("debi_b")
 _ODD = [

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from agent_attention_cases import TOLERANCE, Case, error, reference
-from debiexport.plugins.agent_attention import op
-from debiexport.plugins.agent_attention.op import agent_attention
 from torch import Tensor, nn
 
 from debiexport.errors import UsageError
+from debiexport.plugins.agent_attention import op
+from debiexport.plugins.agent_attention.op import agent_attention
 
 OneLine = Callable[[BaseException], str]
 CASES = [

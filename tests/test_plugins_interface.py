@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from debiexport.errors import UsageError
 from debiexport.plugins.agent_attention.interface import INTERFACE as AGENT
 from debiexport.plugins.interface import Interface, word_of
 from debiexport.plugins.region_attention.interface import INTERFACE as REGION
-
-from debiexport.errors import UsageError
 
 SHAPES = ((2, 14, 14, 64), (2, 14, 14, 64), (2, 14, 14, 64), (2, 49, 4))
 

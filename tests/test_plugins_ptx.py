@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("triton")
 
 import triton.language as tl
-from debiexport.plugins import ptx
-from debiexport.plugins.ptx import assemble, portable_ptx, without_debugging, without_hidden_pointers
 from triton import jit, knobs
 
 from debiexport.errors import DebiexportError
+from debiexport.plugins import ptx
+from debiexport.plugins.ptx import assemble, portable_ptx, without_debugging, without_hidden_pointers
 
 
 @jit

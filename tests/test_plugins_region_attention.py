@@ -7,10 +7,10 @@ from collections.abc import Callable
 from math import prod
 
 import pytest
-from debiexport.plugins.region_attention.sizes import CONFIGURATIONS, MAX_SHARED_MEMORY_BYTES, Sizes
 from region_attention_cases import Case, cases_of
 
 from debiexport.errors import UsageError
+from debiexport.plugins.region_attention.sizes import CONFIGURATIONS, MAX_SHARED_MEMORY_BYTES, Sizes
 
 OneLine = Callable[[BaseException], str]
 Q, K, ROUTES = (2, 14, 21, 64), (2, 28, 7, 64), (2, 49, 3)

@@ -9,12 +9,12 @@ import onnx.checker
 import onnx.inliner
 import onnxruntime
 import pytest
-from debiexport.plugins.region_attention.function import definition
 from onnx import TensorProto, helper
 from region_attention_cases import Array, Case, cases_of, reference
 
 from debiexport.errors import UsageError
 from debiexport.evaluate.onnx.evaluator import OnnxEvaluator
+from debiexport.plugins.region_attention.function import definition
 
 OneLine = Callable[[BaseException], str]
 NAMES = ("q", "k", "v", "routes")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from debiexport.plugins.region_attention.sizes import CONFIGURATIONS, Sizes
 from interpreting import Launch, run
 from region_attention_cases import Case, cases_of, reference
+
+from debiexport.plugins.region_attention.sizes import CONFIGURATIONS, Sizes
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}  # of the largest number
 
@@ -81,9 +82,10 @@ def test_large_maps(dtype: str) -> None:
 
 def compile_and_check(sizes: Sizes, folder: Path) -> None:
     """Compile, and look at what the memory has to do: registers, shared memory, width of loads."""
+    from triton import knobs
+
     from debiexport.plugins.ptx import portable_ptx
     from debiexport.plugins.region_attention.kernel import region_attention_kernel
-    from triton import knobs
 
     ptx = portable_ptx(region_attention_kernel, sizes.pointers, sizes.constants(), sizes.warps, sizes.stages)
     assert ptx.parameters == len(sizes.pointers)

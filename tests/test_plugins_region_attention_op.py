@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from debiexport.plugins.region_attention import op
-from debiexport.plugins.region_attention.op import region_attention
 from region_attention_cases import Case, reference
 from torch import Tensor, nn
 
 from debiexport.errors import UsageError
+from debiexport.plugins.region_attention import op
+from debiexport.plugins.region_attention.op import region_attention
 
 OneLine = Callable[[BaseException], str]
 CASES = [
@@ -72,7 +72,7 @@ def test_traced_with_any_batch() -> None:
 
 def test_types_that_do_not_fit(one_line: OneLine) -> None:
     q, k, v, routes = tensors(CASE, "fp32")
-    for given in ((q.half(), k, v, routes), (q, k, v, routes.long()), (q.double(), k.double(), v.double(), routes)):
+    for given in ((q.half(), k, v, routes), (q, k, v, routes.long()), (q.bfloat16(), k.bfloat16(), v.bfloat16(), routes)):
         with pytest.raises(UsageError) as error:
             region_attention(*given, CASE.heads, CASE.regions)
         assert "give q, k, v in one of float32 and float16, routes in int32" in one_line(error.value)

@@ -13,8 +13,9 @@ from typing import Any
 
 import onnx
 import pytest
-from debiexport.plugins.region_attention.function import definition
 from onnx import TensorProto, helper
+
+from debiexport.plugins.region_attention.function import definition
 
 pytestmark = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed")
 

@@ -13,7 +13,7 @@ from debiexport.checkpoint import random_checkpoint
 from debiexport.errors import UsageError
 from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.loading import build_reference
-from debiexport.lowerings import DEFAULT, LOWERINGS, Lowering, find_lowering
+from debiexport.lowerings import DEFAULT, LOWERINGS, TENSORRT_LOWERINGS, Lowering, find_lowering
 from debiexport.names import routed_sites, stream_names
 from debiexport.preprocess import normalise
 from debiexport.reference.network import ReferenceRun
@@ -105,6 +105,12 @@ def test_every_lowering(name: str, size: tuple[int, int], lowering: Lowering, re
     _assert_equal(request.getfixturevalue(name), size, 2, lowering)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_the_fused_operations(tiny_wide_card: Card, size: tuple[int, int], batch: int) -> None:
+    _assert_equal(tiny_wide_card, size, batch, TENSORRT_LOWERINGS["plugins"])
+
+
 REFUSED = {
     ("debi_b_det", "dense"),
     ("debi_b_det", "ane"),
@@ -127,7 +133,7 @@ def test_every_card_and_lowering(name: str, size: tuple[int, int]) -> None:
     images = _images(3, size)
     run = reference.run(images, stream=True)
     refused = set()
-    for lowering in LOWERINGS.values():
+    for lowering in (*LOWERINGS.values(), TENSORRT_LOWERINGS["plugins"]):
         try:
             static = StaticNetwork.of(reference, size, lowering, torch.float64)
         except UsageError:

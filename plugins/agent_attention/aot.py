@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from debiexport.plugins.agent_attention.interface import INTERFACE
-from debiexport.plugins.ahead_of_time import register_ahead_of_time
+from ..ahead_of_time import register_ahead_of_time
+from .interface import INTERFACE
 
 
 def register(trtp: Any) -> None:
@@ -18,6 +18,6 @@ def register(trtp: Any) -> None:
 
 
 def _kernel() -> Any:
-    from debiexport.plugins.agent_attention.kernel import agent_attention_kernel
+    from .kernel import agent_attention_kernel
 
     return agent_attention_kernel

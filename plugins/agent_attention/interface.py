@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from debiexport.plugins.agent_attention.sizes import CONFIGURATIONS, Sizes
-from debiexport.plugins.interface import ELEMENT, Interface
+from ..interface import ELEMENT, Interface
+from .sizes import CONFIGURATIONS, Sizes
 
 INTERFACE = Interface(
     name="AgentAttention",

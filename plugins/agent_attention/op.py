@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from debiexport.plugins.agent_attention.sizes import Sizes
 from torch import Tensor
 
 from debiexport.errors import UsageError
 
+from .sizes import Sizes
+
 _DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
+_WIDE = torch.float64  # on a CPU, where there is no kernel: to compare with float32
 
 
 def agent_attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, heads: int) -> Tensor:
@@ -16,10 +18,11 @@ def agent_attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: T
 
     The bias of a token at (y, x) against an agent at (Y, X), all in [-1, 1] from the first row or column to the last,
     is the bilinear sample of the head's table at ((y - Y) / 2, (x - X) / 2), on the same scale. Bias, scores, softmax
-    and accumulation are float32. On a GPU it is one kernel, elsewhere plain torch.
+    and accumulation are float32 (float64 of float64). On a GPU it is one kernel, elsewhere plain torch.
 
     Args:
-        q: tokens (N, H, W, C), float32 or float16, scaled beforehand.
+        q: tokens (N, H, W, C), float32 or float16, scaled beforehand; on a CPU float64 as well, then positions and
+            table too.
         k, v: maps (N, Hk, Wk, C) of n = Hk*Wk agents, of q's type.
         positions: of the agents (N, G, n, 2), float32, x before y; head m has those of group m // (M/G).
         table: (M, 2q-1, 2q-1), float32, y before x.
@@ -39,7 +42,7 @@ def agent_attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: T
 def _operator(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, heads: int) -> Tensor:
     sizes = _sizes(q, k, v, positions, table, heads)
     queries, keys, values = (
-        x.float().reshape(sizes.batch, -1, heads, sizes.head_width).transpose(1, 2) for x in (q, k, v)
+        x.to(table.dtype).reshape(sizes.batch, -1, heads, sizes.head_width).transpose(1, 2) for x in (q, k, v)
     )  # (N, M, H*W or n, d)
     scores = queries @ keys.transpose(-2, -1) + _bias(positions, table, sizes)  # (N, M, H*W, n)
     return (scores.softmax(-1) @ values).transpose(1, 2).reshape(q.shape).to(q.dtype)
@@ -53,11 +56,12 @@ def _shaped(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, h
 
 @_operator.register_kernel("cuda")
 def _launch(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, heads: int) -> Tensor:
-    from debiexport.plugins.agent_attention.kernel import agent_attention_kernel
+    from .kernel import agent_attention_kernel
 
     sizes = _sizes(q, k, v, positions, table, heads)
-    if sizes.refusal is not None:
-        raise UsageError(f"agent attention: {sizes.refusal}; compute it on the CPU, or with a lowering without kernels")
+    refusal = "there is no kernel for float64" if q.dtype == _WIDE else sizes.refusal
+    if refusal is not None:
+        raise UsageError(f"agent attention: {refusal}; compute it on the CPU, or with a lowering without kernels")
     q, k, v, positions, table = (x.contiguous() for x in (q, k, v, positions, table))
     out = torch.empty_like(q)
     with torch.cuda.device(q.device):
@@ -70,12 +74,13 @@ def _launch(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, h
 def _sizes(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, heads: int) -> Sizes:
     inputs = (q, k, v, positions, table)
     dtypes = [x.dtype for x in inputs]
-    if q.dtype not in _DTYPES or dtypes != [q.dtype] * 3 + [torch.float32] * 2:
+    wide = _WIDE if q.dtype == _WIDE else torch.float32
+    if q.dtype not in (*_DTYPES, _WIDE) or dtypes != [q.dtype] * 3 + [wide] * 2:
         given = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise UsageError(
             f"agent attention of {given}: give q, k, v in one of float32 and float16, positions and table in float32"
         )
-    return Sizes.of(*(x.shape for x in inputs), heads=heads, dtype=_DTYPES[q.dtype])
+    return Sizes.of(*(x.shape for x in inputs), heads=heads, dtype=_DTYPES.get(q.dtype, "fp32"))
 
 
 def _bias(positions: Tensor, table: Tensor, sizes: Sizes) -> Tensor:

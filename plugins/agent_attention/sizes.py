@@ -11,12 +11,17 @@ from math import prod
 
 from debiexport.errors import UsageError
 
-ELEMENT_BYTES = {"fp16": 2, "fp32": 4}
-MAX_SHARED_MEMORY_BYTES = 48 * 1024  # of a program, on every GPU and without asking for more
-MAX_IMAGE_ELEMENTS = 2**31 - 1  # of a map of one image, and of the table: the kernel counts them in 32 bits
-MAX_GRID = 65535  # CUDA's, of the second and third axis
-_HEAD_WIDTHS = (16, 32, 64, 128)
-_MATRIX_SIDE = 16  # the least that a matrix product takes
+from ..limits import (
+    ELEMENT_BYTES,
+    HEAD_WIDTHS,
+    MATRIX_SIDE,
+    MAX_GRID,
+    MAX_IMAGE_ELEMENTS,
+    MAX_SHARED_MEMORY_BYTES,
+    power_of_two,
+    shown,
+)
+
 _KEY_BYTES = 4096  # of a block of agents: the values of twice as many do not fit in a program's registers
 
 
@@ -92,7 +97,7 @@ class Sizes:
         Raises:
             UsageError: the shapes do not fit each other or the attributes.
         """
-        shapes = f"q {_shown(q)}, k {_shown(k)}, v {_shown(v)}, positions {_shown(positions)}, table {_shown(table)}"
+        shapes = f"q {shown(q)}, k {shown(k)}, v {shown(v)}, positions {shown(positions)}, table {shown(table)}"
         if (len(q), len(k), len(v), len(positions), len(table)) != (4, 4, 4, 4, 3):
             raise UsageError(
                 f"agent attention of {shapes}: give three maps (N, H, W, C), positions (N, G, n, 2) and a table "
@@ -107,12 +112,12 @@ class Sizes:
         agents, groups = prod(k[1:3]), positions[1]
         if tuple(positions[2:]) != (agents, 2) or groups < 1 or heads % groups:
             raise UsageError(
-                f"agent attention with positions {_shown(positions)}: for {agents} agents and {heads} heads, give "
+                f"agent attention with positions {shown(positions)}: for {agents} agents and {heads} heads, give "
                 f"(N, G, {agents}, 2) with a G that divides the heads"
             )
         if table[0] != heads or table[1] != table[2] or table[1] < 3 or table[1] % 2 == 0:
             raise UsageError(
-                f"agent attention with a table {_shown(table)}: for {heads} heads, give ({heads}, 2q-1, 2q-1) with a q "
+                f"agent attention with a table {shown(table)}: for {heads} heads, give ({heads}, 2q-1, 2q-1) with a q "
                 "of 2 or more"
             )
         if dtype not in ELEMENT_BYTES:
@@ -132,8 +137,8 @@ class Sizes:
     @property
     def refusal(self) -> str | None:
         """Why the kernel does not cover these sizes; None if it does."""
-        if self.head_width not in _HEAD_WIDTHS:
-            return f"heads are {self.head_width} channels wide: the kernel takes {', '.join(map(str, _HEAD_WIDTHS))}"
+        if self.head_width not in HEAD_WIDTHS:
+            return f"heads are {self.head_width} channels wide: the kernel takes {', '.join(map(str, HEAD_WIDTHS))}"
         largest = max(prod(self.token_size), self.agents) * self.heads * self.head_width
         if largest > MAX_IMAGE_ELEMENTS:
             return f"a map has {largest} numbers an image: the kernel takes {MAX_IMAGE_ELEMENTS} at most"
@@ -149,8 +154,8 @@ class Sizes:
         """Tokens and agents of a block: powers of two that are no larger than they need to be or memory holds."""
         limits = CONFIGURATIONS[self.configuration]
         held = _KEY_BYTES // (self.head_width * ELEMENT_BYTES[self.dtype])
-        agents = max(_MATRIX_SIDE, min(limits.agents, held, _power_of_two(self.agents)))
-        tokens = max(_MATRIX_SIDE, min(limits.tokens, _power_of_two(prod(self.token_size))))
+        agents = max(MATRIX_SIDE, min(limits.agents, held, power_of_two(self.agents)))
+        tokens = max(MATRIX_SIDE, min(limits.tokens, power_of_two(prod(self.token_size))))
         while self._shared_memory_bytes(tokens, agents) >= MAX_SHARED_MEMORY_BYTES:
             tokens //= 2
         return tokens, agents
@@ -158,7 +163,7 @@ class Sizes:
     @property
     def warps(self) -> int:
         """Warps of a program: one for 16 tokens, the rows of a tensor core's product, whose softmax it keeps."""
-        return self.blocks[0] // _MATRIX_SIDE
+        return self.blocks[0] // MATRIX_SIDE
 
     @property
     def stages(self) -> int:
@@ -199,12 +204,3 @@ class Sizes:
             "BLOCK_TOKENS": self.blocks[0],
             "BLOCK_AGENTS": self.blocks[1],
         }
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))})"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from debiexport.plugins.agent_attention.interface import INTERFACE
-from debiexport.plugins.twin import Refuse, twin_creator
+from ..twin import Refuse, twin_creator
+from .interface import INTERFACE
 
 
 def creator(trt: Any, refuse: Refuse) -> Any:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 from onnx import TensorProto, helper
 
 from debiexport.errors import UsageError
 
-DOMAIN = "debiexport"
+from ..body import DOMAIN, OPSETS, Body
+
 NAME = "RegionAttention"
-OPSETS = range(18, 21)  # of the operations inside: they mean the same in all of them
 
 
 def definition(opset: int) -> onnx.FunctionProto:
@@ -28,28 +26,25 @@ def definition(opset: int) -> onnx.FunctionProto:
     """
     if opset not in OPSETS:
         raise UsageError(f"no definition of {NAME} for opset {opset}: give {OPSETS[0]} to {OPSETS[-1]}")
-    b = _Body()
-    side = b.op("side", "Unsqueeze", b.attribute("regions"), b.constant(0))
-    heads = b.op("head_count", "Unsqueeze", b.attribute("heads"), b.constant(0))
+    b = Body()
+    side = b.op("side", "Unsqueeze", b.attribute("regions"), b.ints(0))
+    heads = b.op("head_count", "Unsqueeze", b.attribute("heads"), b.ints(0))
     # As Reshape reads them: what is left, and axes that stay as they are.
-    rest, same2, same3 = b.constant(-1), b.constant(0, 0), b.constant(0, 0, 0)
-
-    def size(x: str, axis: int) -> str:
-        return b.op(f"{x}_size{axis}", "Shape", x, start=axis, end=axis + 1)
+    rest, same2, same3 = b.ints(-1), b.ints(0, 0), b.ints(0, 0, 0)
 
     def tile(x: str) -> tuple[str, str]:  # (h, w) of a region
-        return b.op(f"{x}_tile1", "Div", size(x, 1), side), b.op(f"{x}_tile2", "Div", size(x, 2), side)
+        return b.op(f"{x}_tile1", "Div", b.size(x, 1), side), b.op(f"{x}_tile2", "Div", b.size(x, 2), side)
 
     def split(x: str) -> str:  # (N, H, W, C) -> (N, S*S, h*w, C)
         high, wide = tile(x)
-        sizes = b.op(f"{x}_tiled_size", "Concat", size(x, 0), side, high, side, wide, size(x, 3), axis=0)
+        sizes = b.op(f"{x}_tiled_size", "Concat", b.size(x, 0), side, high, side, wide, b.size(x, 3), axis=0)
         tiled = b.op(f"{x}_tiled", "Reshape", x, sizes)
         ordered = b.op(f"{x}_ordered", "Transpose", tiled, perm=[0, 1, 3, 2, 4, 5])  # (N, S, S, h, w, C)
-        sizes = b.op(f"{x}_regions_size", "Concat", size(x, 0), region_count, rest, size(x, 3), axis=0)
+        sizes = b.op(f"{x}_regions_size", "Concat", b.size(x, 0), region_count, rest, b.size(x, 3), axis=0)
         return b.op(f"{x}_regions", "Reshape", ordered, sizes)
 
     region_count = b.op("region_count", "Mul", side, side)
-    width = b.op("head_width", "Div", size("q", 3), heads)
+    width = b.op("head_width", "Div", b.size("q", 3), heads)
     indices = b.op("wide_routes", "Cast", "routes", to=TensorProto.INT64)
     indices = b.op("indices", "Unsqueeze", indices, rest)  # (N, S*S, topk, 1)
 
@@ -68,7 +63,7 @@ def definition(opset: int) -> onnx.FunctionProto:
     attended = b.op("attended", "MatMul", weights, values)
 
     tokens = b.op("tokens", "Transpose", attended, perm=[0, 1, 3, 2, 4])  # (N, S*S, queries, M, d)
-    sizes = b.op("out_ordered_size", "Concat", size("q", 0), side, side, *tile("q"), size("q", 3), axis=0)
+    sizes = b.op("out_ordered_size", "Concat", b.size("q", 0), side, side, *tile("q"), b.size("q", 3), axis=0)
     ordered = b.op("out_ordered", "Reshape", tokens, sizes)  # (N, S, S, h, w, C)
     tiled = b.op("out_tiled", "Transpose", ordered, perm=[0, 1, 3, 2, 4, 5])
     b.op("out", "Reshape", tiled, b.op("out_size", "Shape", "q"))
@@ -82,33 +77,3 @@ def definition(opset: int) -> onnx.FunctionProto:
         attributes=["heads", "regions"],
         attribute_protos=[helper.make_attribute("aot", 0)],
     )
-
-
-class _Body:
-    """The nodes of a function, in order; those of the same result are made once."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self._made: set[str] = set()
-
-    def op(self, result: str, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node of one result, and give the result's name."""
-        if result not in self._made:
-            self._made.add(result)
-            self.nodes.append(helper.make_node(op_type, inputs, [result], result, **attributes))
-        return result
-
-    def constant(self, *numbers: int) -> str:
-        """A vector."""
-        return self.op("_".join(("ints", *map(str, numbers))), "Constant", value_ints=list(numbers))
-
-    def attribute(self, name: str) -> str:
-        """A number that the calling node gives."""
-        if name not in self._made:
-            self._made.add(name)
-            node = helper.make_node("Constant", [], [name], name=name)
-            node.attribute.append(
-                onnx.AttributeProto(name="value_int", ref_attr_name=name, type=onnx.AttributeProto.INT)
-            )
-            self.nodes.append(node)
-        return name

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from debiexport.plugins.interface import ELEMENT, Interface
-from debiexport.plugins.region_attention.sizes import CONFIGURATIONS, Sizes
+from ..interface import ELEMENT, Interface
+from .sizes import CONFIGURATIONS, Sizes
 
 INTERFACE = Interface(
     name="RegionAttention",

@@ -11,12 +11,17 @@ from math import prod
 
 from debiexport.errors import UsageError
 
-ELEMENT_BYTES = {"fp16": 2, "fp32": 4}
-MAX_SHARED_MEMORY_BYTES = 48 * 1024  # of a program, on every GPU and without asking for more
-MAX_IMAGE_ELEMENTS = 2**31 - 1  # of a map of one image: the kernel counts them in 32 bits
-MAX_GRID = 65535  # CUDA's, of the second and third axis
-_HEAD_WIDTHS = (16, 32, 64, 128)
-_MATRIX_SIDE = 16  # the least that a matrix product takes
+from ..limits import (
+    ELEMENT_BYTES,
+    HEAD_WIDTHS,
+    MATRIX_SIDE,
+    MAX_GRID,
+    MAX_IMAGE_ELEMENTS,
+    MAX_SHARED_MEMORY_BYTES,
+    power_of_two,
+    shown,
+)
+
 _LOAD_BYTES = 16  # the most that a lane loads at once
 _LANES = 32  # of a warp
 _LANE_NUMBERS = 32  # of keys, and as many of values, that the registers of a lane hold beside the rest
@@ -96,7 +101,7 @@ class Sizes:
         Raises:
             UsageError: the shapes do not fit each other or the attributes.
         """
-        shapes = f"q {_shown(q)}, k {_shown(k)}, v {_shown(v)}, routes {_shown(routes)}"
+        shapes = f"q {shown(q)}, k {shown(k)}, v {shown(v)}, routes {shown(routes)}"
         if (len(q), len(k), len(v), len(routes)) != (4, 4, 4, 3):
             raise UsageError(f"region attention of {shapes}: give three maps (N, H, W, C) and routes (N, S*S, topk)")
         if tuple(k) != tuple(v) or q[0] != k[0] or q[0] != routes[0] or q[3] != k[3]:
@@ -109,7 +114,7 @@ class Sizes:
             )
         if routes[1] != regions**2 or not 1 <= routes[2] <= regions**2:
             raise UsageError(
-                f"region attention with routes {_shown(routes)}: with {regions} regions a side, give "
+                f"region attention with routes {shown(routes)}: with {regions} regions a side, give "
                 f"(N, {regions**2}, 1 to {regions**2})"
             )
         if dtype not in ELEMENT_BYTES:
@@ -129,8 +134,8 @@ class Sizes:
     @property
     def refusal(self) -> str | None:
         """Why the kernel does not cover these sizes; None if it does."""
-        if self.head_width not in _HEAD_WIDTHS:
-            return f"heads are {self.head_width} channels wide: the kernel takes {', '.join(map(str, _HEAD_WIDTHS))}"
+        if self.head_width not in HEAD_WIDTHS:
+            return f"heads are {self.head_width} channels wide: the kernel takes {', '.join(map(str, HEAD_WIDTHS))}"
         largest = max(prod(self.query_size), prod(self.key_size)) * self.heads * self.head_width
         if largest > MAX_IMAGE_ELEMENTS:
             return f"a map has {largest} numbers an image: the kernel takes {MAX_IMAGE_ELEMENTS} at most"
@@ -156,11 +161,11 @@ class Sizes:
         shared memory holds the blocks. A query alone in its tile is no matrix and stays alone.
         """
         limits = CONFIGURATIONS[self.configuration]
-        needed = max(_MATRIX_SIDE, _power_of_two(self.top_k * prod(self.key_tile)))
+        needed = max(MATRIX_SIDE, power_of_two(self.top_k * prod(self.key_tile)))
         if prod(self.query_tile) == 1:
             return 1, min(needed, limits.warps * _LANES * _LANE_NUMBERS // self.head_width)
         keys = min(limits.keys, needed)
-        queries = min(limits.queries, max(_MATRIX_SIDE, _power_of_two(prod(self.query_tile))))
+        queries = min(limits.queries, max(MATRIX_SIDE, power_of_two(prod(self.query_tile))))
         while self._shared_memory_bytes(queries, keys) >= MAX_SHARED_MEMORY_BYTES:
             queries, keys = (queries, keys // 2) if keys >= queries else (queries // 2, keys)
         return queries, keys
@@ -218,12 +223,3 @@ class Sizes:
             "BLOCK_QUERIES": self.blocks[0],
             "BLOCK_KEYS": self.blocks[1],
         }
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))})"
