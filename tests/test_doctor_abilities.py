@@ -11,8 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 from pretended import EXPORTING, RUNNING, ability, package, pretend
 
+from debiexport.doctor import abilities
 from debiexport.doctor.abilities import ABILITIES, TORCH_NOTE
 from debiexport.doctor.packages import CORE, PACKAGES
+from debiexport.errors import MissingDependencyError
+from debiexport.runtimes import cuda
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -38,8 +41,17 @@ def test_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         "check a Core ML bundle: blocked, coremltools is not installed; run: pip install 'debiexport[coreml]'",
         "bench Core ML: blocked, coremltools is not installed, this is Linux, and Core ML runs on macOS only;"
         " run: pip install 'debiexport[coreml]'",
+        "export to TensorRT: blocked, onnx-graphsurgeon is not installed; run: pip install 'debiexport[tensorrt]'",
+        "check a TensorRT bundle: ok",
+        "build with TensorRT for RTX: blocked, onnx-graphsurgeon is not installed, tensorrt-rtx is not installed;"
+        " run: pip install 'debiexport[rtx]'",
+        "build and bench TensorRT engines: blocked, onnx-graphsurgeon is not installed, tensorrt is not installed,"
+        " cuda-bindings is not installed; run: pip install 'debiexport[tensorrt]'",
+        "serve: blocked, starlette is not installed, uvicorn is not installed, grpcio is not installed, tritonclient is"
+        " not installed; run: pip install 'debiexport[serve]'",
+        "write Triton repositories: blocked, tritonclient is not installed; run: pip install 'debiexport[serve]'",
     ]
-    assert str(diagnosis) == "7 of 11 abilities ok, 0 packages broken, 0 conflicts"
+    assert str(diagnosis) == "8 of 17 abilities ok, 0 packages broken, 0 conflicts"
     assert str(package(diagnosis, "torch")) == "torch 2.13.0+cpu"
     assert str(package(diagnosis, "tensorrt")) == "tensorrt: not installed"
 
@@ -58,6 +70,30 @@ def test_core_ml(monkeypatch: pytest.MonkeyPatch, system: str, last: bool) -> No
         here = system or "an unknown system"
         assert told == f"bench Core ML: blocked, this is {here}, and Core ML runs on macOS only"
     assert diagnosis.report()
+
+
+TENSORRT = {**EXPORTING, "onnx-graphsurgeon": "0.6.1", "tensorrt": "11.4.0", "cuda-bindings": "13.5.0"}
+
+
+@pytest.mark.parametrize("told", [None, "building engines needs an NVIDIA GPU, and there is none that works here"])
+def test_engines_take_a_gpu(monkeypatch: pytest.MonkeyPatch, told: str | None) -> None:
+    monkeypatch.setattr(abilities, "no_gpu", lambda: told)
+    diagnosis = pretend(monkeypatch, TENSORRT)
+    assert ability(diagnosis, "export to TensorRT").ok
+    found = ability(diagnosis, "build and bench TensorRT engines")
+    assert found.reasons == (() if told is None else (told,))
+    assert found.commands == (), "no package brings a GPU"
+    assert diagnosis.report()
+
+
+def test_no_gpu_is_told_without_a_package_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(what: str) -> None:
+        raise MissingDependencyError(f"{what} needs an NVIDIA GPU: run it on a machine with one")
+
+    monkeypatch.setattr(cuda, "require_gpu", refuse)
+    assert abilities.no_gpu() == "building engines needs an NVIDIA GPU"
+    monkeypatch.setattr(cuda, "require_gpu", lambda what: None)
+    assert abilities.no_gpu() is None
 
 
 def test_core_ml_with_a_numpy_that_is_too_new(monkeypatch: pytest.MonkeyPatch) -> None:

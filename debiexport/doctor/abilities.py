@@ -62,6 +62,7 @@ class Need:
         extra: of debiexport, with commas, that brings them.
         below: the first version of a package that is too new, by package.
         system: that it takes, as `platform.system` names it; None for any.
+        gpu: whether it takes an NVIDIA GPU.
     """
 
     name: str
@@ -69,9 +70,11 @@ class Need:
     extra: str | None = None
     below: Mapping[str, str] = field(default_factory=dict)
     system: str | None = None
+    gpu: bool = False
 
 
 MACOS = "Darwin"
+TYPED = ("torch", "onnxscript", "safetensors", "onnx-graphsurgeon")
 TOO_NEW_FOR_COREML = {"numpy": "2.4"}  # coremltools 9 fails with it
 
 ABILITIES = (
@@ -86,7 +89,25 @@ ABILITIES = (
     Need("export to Core ML", (*CORE, "torch", "safetensors", "coremltools"), "coreml", TOO_NEW_FOR_COREML),
     Need("check a Core ML bundle", (*CORE, "torch", "coremltools"), "coreml", TOO_NEW_FOR_COREML),
     Need("bench Core ML", (*CORE, "coremltools"), "coreml", TOO_NEW_FOR_COREML, MACOS),
+    Need("export to TensorRT", (*CORE, *TYPED), "tensorrt"),
+    Need("check a TensorRT bundle", (*CORE, "torch"), "export"),
+    Need("build with TensorRT for RTX", (*CORE, *TYPED, "tensorrt-rtx"), "rtx"),
+    Need("build and bench TensorRT engines", (*CORE, *TYPED, "tensorrt", "cuda-bindings"), "tensorrt", gpu=True),
+    Need("serve", (*CORE, "starlette", "uvicorn", "grpcio", "tritonclient"), "serve"),
+    Need("write Triton repositories", (*CORE, "tritonclient"), "serve"),
 )
+
+
+def no_gpu() -> str | None:
+    """Why no NVIDIA GPU can be used here; None if one can."""
+    from debiexport.errors import DebiexportError
+    from debiexport.runtimes.cuda import require_gpu
+
+    try:
+        require_gpu("building engines")
+    except DebiexportError as error:
+        return str(error).partition(": ")[0]
+    return None
 
 
 def judge_ability(need: Need, packages: Mapping[str, Package], minimums: Mapping[str, str]) -> Ability:
@@ -113,6 +134,8 @@ def judge_ability(need: Need, packages: Mapping[str, Package], minimums: Mapping
     here = platform.system()
     if need.system is not None and here != need.system:
         reasons.append(f"this is {here or 'an unknown system'}, and Core ML runs on macOS only")
+    if need.gpu and not wanting and (told := no_gpu()) is not None:
+        reasons.append(told)
     install = f"pip install 'debiexport[{need.extra}]'" if need.extra else "pip install debiexport"
     return Ability(
         need.name,

@@ -29,6 +29,11 @@ PACKAGES: Mapping[str, str] = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt_rtx",
+    "cuda-bindings": "cuda.bindings",
+    "triton": "triton",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "grpcio": "grpc",
     "tritonclient": "tritonclient",
     "openvino": "openvino",
 }
