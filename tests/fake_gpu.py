@@ -1,23 +1,36 @@
-"""A GPU that is the CPU, and a CUDA driver in whose place a function computes; for the GPU benchmark.
-
-Importing this module makes those of benchmarks/ importable.
-"""
+"""A GPU that is the CPU, and a CUDA driver in whose place a function computes; for the GPU benchmark."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import benchmark_path  # noqa: F401 - the modules of the benchmark are found through it
+import pytest
 import torch
+from gpu_cases import AGENT, BROADCAST, REGION, TOKENS, Use
+from gpu_device import Captured, why_no_gpu
+from gpu_timing import KERNEL_PLAN
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from debiexport.plugins.agent_attention.sizes import Sizes as AgentSizes
+from debiexport.plugins.region_attention.sizes import Sizes as RegionSizes
+
+OneLine = Callable[[BaseException], str]
+
+QUICK = replace(
+    KERNEL_PLAN, min_time_s=1e-9, min_count=2, max_time_s=1e-6, warmup_max_s=1e-6, block_s=1e-9, block_min_runs=2
+)
+REGION_USE = Use("tiny", "stage1", TOKENS, REGION, 2, RegionSizes(1, (4, 6), (8, 4), 2, 16, 2, 3, "fp32"))
+AGENT_USE = Use("tiny", "stage1", BROADCAST, AGENT, 1, AgentSizes(1, (5, 4), 6, 4, 16, 2, 5, "fp32"))
+
+NO_GPU = why_no_gpu()
+on_a_gpu = pytest.mark.skipif(NO_GPU is not None, reason=f"no NVIDIA GPU: {NO_GPU}")
 
 
 class FakeGpu:
@@ -30,9 +43,7 @@ class FakeGpu:
     def synchronize(self) -> None:
         pass
 
-    def capture(self, work: Callable[[], object]) -> Any:
-        from gpu_device import Captured
-
+    def capture(self, work: Callable[[], object]) -> Captured:
         return Captured(lambda: (work(), None)[1], work())
 
     def time_ns(self, replay: Callable[[], None]) -> int:
@@ -59,9 +70,7 @@ class FakeDriver:
 
     CUstream = int
 
-    def __init__(
-        self, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], compute: Callable[..., Tensor]
-    ) -> None:
+    def __init__(self, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], compute: Callable[..., Tensor]) -> None:
         self._shapes, self._compute = list(shapes), compute
         self.launches: list[tuple[Any, ...]] = []
         self.loaded: set[str] = set()
@@ -110,3 +119,16 @@ class Immediate(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Refuses what a graph of one GPU cannot hold: tensors that are made elsewhere.
+
+    On torch's device without numbers nothing can wait for a number either.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta", func
+        return out

@@ -1,0 +1,9 @@
+"""Importing this module makes the modules in benchmarks/ importable by their names, as its scripts import them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
