@@ -7,6 +7,7 @@ GPU, so here the stored images go through the engines: at the smallest batch and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,5 +113,6 @@ def check_engines(bundle: Bundle, progress: Progress = silent) -> tuple[EngineCh
         except DebiexportError as error:
             checks.append(EngineCheck(artifact.path, batch, None, str(error)))
         finally:
-            runtime.close()
+            with suppress(DebiexportError):  # CUDA repeats an error of the work, which stands in the entry
+                runtime.close()
     return tuple(checks)

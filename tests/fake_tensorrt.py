@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -197,6 +198,7 @@ class FakeTensorRT(ModuleType):
     Attributes:
         refuses: the call that fails: "build", "engine", "context", "profile", "shape", "address" or "run".
         unsupported: operators that the parser does not know.
+        spoils: whether the outputs for a batch are wrong.
         layers: what the inspector says instead of what is.
         deserialized: how many engines it was given.
         network, config, parsed: of the last build.
@@ -212,6 +214,7 @@ class FakeTensorRT(ModuleType):
         self.__version__, self.cuda = version, cuda
         self.refuses, self.deserialized = "", 0
         self.unsupported: set[str] = set()
+        self.spoils: Callable[[int], bool] = lambda batch: False
         self.layers: str | None = None
         self.plugin = ModuleType(f"{name}.plugin")
         self.plugin.registered = set()  # type: ignore[attr-defined]
@@ -230,4 +233,4 @@ CLASSES = (
     *(IOptimizationProfile, ITimingCache, IBuilderConfig, ICudaEngine, IExecutionContext, EngineInspector),
 )
 # What a fake has for the tests alone.
-OWN = {"module"}
+OWN = {"module", "evaluator"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fake_cuda import Work
 from fake_tensorrt_types import DataType, ILogger, LayerInformationFormat, TensorIOMode
 
 from debiexport.evaluate.onnx.evaluator import OnnxEvaluator
+from debiexport.targets.fused import add_definitions
 
 if TYPE_CHECKING:
     from fake_tensorrt import FakeTensorRT
@@ -77,6 +79,15 @@ class ICudaEngine:
         self.modes = {t[0]: TensorIOMode.INPUT for t in inputs} | {t[0]: TensorIOMode.OUTPUT for t in outputs}
         self.tensors = {name: (shape, dtype) for name, shape, dtype in (*inputs, *outputs)}
 
+    @cached_property
+    def evaluator(self) -> OnnxEvaluator:
+        """What computes; the project's own operations do what their definitions say."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        if not model.functions:
+            add_definitions(model)
+        return OnnxEvaluator(model)
+
     @property
     def num_io_tensors(self) -> int:
         return len(self.tensors)
@@ -130,9 +141,10 @@ class IExecutionContext:
     def _compute(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Read the inputs where they lie on the "GPU", and write the outputs."""
         feeds = {name: self._at(name, shape).copy() for name, shape in shapes.items()}
-        results = OnnxEvaluator(self._engine.model).run(feeds)
+        results = self._engine.evaluator.run(feeds)
+        error = float(self._engine.module_.spoils(next(iter(shapes.values()))[0]))
         for name, result in results.items():
-            self._at(name, result.shape)[...] = result
+            self._at(name, result.shape)[...] = result + error
 
     def _at(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         dtype = np.dtype(_NUMPY[self._engine.get_tensor_dtype(name)])

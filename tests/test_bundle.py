@@ -17,6 +17,7 @@ from onnx import external_data_helper, numpy_helper
 from debiexport.bundle import GOLDEN, MODEL, Bundle, describe_file, is_unverified, open_bundle, sha256_of
 from debiexport.errors import BundleError, UsageError
 from debiexport.manifest import MANIFEST
+from debiexport.runtimes.typed import EvaluatedModel
 
 OneLine = Callable[[BaseException], str]
 FILES = ("model.onnx", "golden.npz")
@@ -174,6 +175,49 @@ def test_any_other_onnx_file(dynamic_bundle: Path) -> None:
     rehash(dynamic_bundle)
     with pytest.raises(BundleError, match="not the network of the manifest"):
         open_bundle(dynamic_bundle).runtime()
+
+
+def test_engines_and_what_is_judged(engine_bundle: Path) -> None:
+    """The typed model is what runs on any machine; an engine is listed beside it."""
+    bundle = open_bundle(engine_bundle)
+    assert [model.path for model in bundle.models] == ["model.onnx"]
+    assert [engine.path for engine in bundle.engines] == ["model.plan"]
+    (runtime,) = bundle.runtimes(1)
+    assert isinstance(runtime, EvaluatedModel) and runtime.batch is None
+
+
+def test_bundles_without_engines(dynamic_bundle: Path) -> None:
+    assert open_bundle(dynamic_bundle).engines == ()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "model.plan", "model.timing"])
+def test_a_tensorrt_bundle_that_is_damaged(engine_bundle: Path, one_line: OneLine, name: str) -> None:
+    content = bytearray((engine_bundle / name).read_bytes())
+    content[-1] ^= 1
+    (engine_bundle / name).write_bytes(content)
+    assert f"{name} was altered" in refusal(engine_bundle, one_line)
+    (engine_bundle / name).unlink()
+    assert f"lacks {name}" in refusal(engine_bundle, one_line)
+
+
+def test_a_tensorrt_bundle_needs_a_model(engine_bundle: Path, one_line: OneLine) -> None:
+    rehash(engine_bundle, lambda data: data["artifacts"].pop(0))
+    assert "lists no model" in refusal(engine_bundle, one_line)
+
+
+def test_every_model_of_a_bundle_is_one_file(engine_bundle: Path, one_line: OneLine) -> None:
+    """Also the second one."""
+    model = onnx.load(str(engine_bundle / "model.onnx"))
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    external_data_helper.set_external_data(tensor, "weights.bin")
+    tensor.ClearField("raw_data")
+    (engine_bundle / "more.onnx").write_bytes(model.SerializeToString())
+    data = json.loads((engine_bundle / MANIFEST).read_text())
+    data["artifacts"].append({**data["artifacts"][0], "path": "more.onnx"})
+    (engine_bundle / MANIFEST).write_text(json.dumps(data))
+    rehash(engine_bundle)
+    message = refusal(engine_bundle, one_line)
+    assert "more.onnx" in message and "another file" in message
 
 
 @pytest.mark.parametrize("value", [False, None, "yes", 1])

@@ -105,6 +105,36 @@ def test_dynamic_batch(data: dict[str, Any], tmp_path: Path) -> None:
     assert read_manifest(tmp_path).artifact("model").batch is None
 
 
+ENGINE = {"model": "model.onnx", "fingerprint": {"version": "11.4.0.106"}, "profile": {"min": 1}, "contents": {}}
+
+
+def test_round_trip_of_engines(manifest: Manifest, tmp_path: Path) -> None:
+    """What an engine is bound to travels as it is; `EngineRecord` reads it where it is used."""
+    engine = Artifact("engine", "model.plan", "3" * 64, 6, precision="fp16", engine=ENGINE)
+    cache = Artifact("timing_cache", "model.timing", "4" * 64, 7)
+    bundle = replace(manifest, target="tensorrt", artifacts=(*manifest.artifacts, engine, cache))
+    bundle.write(tmp_path)
+    assert read_manifest(tmp_path) == bundle
+    *_, entry, last = json.loads((tmp_path / MANIFEST).read_text())["artifacts"]
+    assert entry == {
+        "role": "engine",
+        "path": "model.plan",
+        "sha256": "3" * 64,
+        "bytes": 6,
+        "precision": "fp16",
+        "engine": ENGINE,
+    }
+    assert last.keys() == {"role", "path", "sha256", "bytes"}
+    assert "session_options" not in json.loads((tmp_path / MANIFEST).read_text())
+
+
+@pytest.mark.parametrize("engine", [[], "model.plan", 3, True, [ENGINE]])
+def test_engines_of_another_type(data: dict[str, Any], tmp_path: Path, one_line: OneLine, engine: Any) -> None:
+    data["artifacts"].append({**data["artifacts"][1], "role": "engine", "engine": engine})
+    put(tmp_path, data)
+    assert "dict is expected" in refusal(tmp_path, one_line)
+
+
 def test_session_options(manifest: Manifest, tmp_path: Path) -> None:
     options = SessionOptions(memory_pattern=False, entries={"session.dynamic_block_base": "4"})
     other = replace(manifest, session=options)

@@ -20,7 +20,7 @@ from debiexport.reference.network import ReferenceRun
 from debiexport.routes import as_routes
 from debiexport.static.network import StaticNetwork
 from debiexport.static.pixels import PixelInput
-from debiexport.static.slots import Slots
+from debiexport.static.slots import Slots, check_routing
 from debiexport.static.taps import Taps
 
 WIDE_LIMIT = 1e-12  # float64 rounding is 1e-16, a wrong epsilon 1e-6
@@ -207,6 +207,37 @@ def test_implementations_have_to_go_with_the_layout(tiny_card: Card) -> None:
     for text, slot in (("routing=ranked", "routing=ranked"), ("layout=channels", "heads=rows")):
         with pytest.raises(UsageError, match=f"{slot} does not go with layout="):
             StaticNetwork.of(reference, (64, 64), find_lowering(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bias=fused", "broadcast=rows does not go with bias=fused: the one takes scores, the other gives table"),
+        ("broadcast=fused", "broadcast=fused does not go with bias=auto: the one takes table, the other gives scores"),
+        ("bias=hat,broadcast=fused", "broadcast=fused does not go with bias=hat"),
+    ],
+)
+def test_a_bias_that_is_no_scores_needs_the_fused_broadcast(tiny_wide_card: Card, text: str, words: str) -> None:
+    reference = build_reference(random_checkpoint(tiny_wide_card), (64, 64))
+    with pytest.raises(UsageError, match=words) as caught:
+        StaticNetwork.of(reference, (64, 64), find_lowering(text))
+    assert str(caught.value).endswith("choose both fused, or neither")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("routing=fused", r"routing=fused does not serve stage1\.block1\.attn1: heads are 8 channels wide"),
+        ("bias=fused,broadcast=fused", r"broadcast=fused does not serve stage1\.block1\.attn2: heads are 8 channels"),
+    ],
+)
+def test_kernels_that_do_not_cover_a_network_are_refused_before_it_is_built(
+    tiny_card: Card, tiny_wide_card: Card, text: str, words: str
+) -> None:
+    lowering = find_lowering(text)
+    check_routing(lowering, Geometry.of(tiny_wide_card, (64, 64)))
+    with pytest.raises(UsageError, match=words):
+        check_routing(lowering, Geometry.of(tiny_card, (64, 64)))
 
 
 def test_too_many_regions_for_ranking_by_counting_are_sent_to_another_lowering() -> None:

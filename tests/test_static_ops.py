@@ -16,7 +16,7 @@ from debiexport.geometry import AttentionGeometry, Geometry
 from debiexport.reference.regions import from_regions, routed_attention, to_regions
 from debiexport.routes import as_routes
 from debiexport.static.layers import convolution, linear
-from debiexport.static.ops import bias, norm, sampling
+from debiexport.static.ops import bias, broadcast, norm, sampling
 from debiexport.static.ops.bias.auto import cheapest_bias
 from debiexport.static.ops.hat import BilinearWeights, PixelWeights, hat, pixels
 from debiexport.static.ops.heads import IMPLEMENTATIONS as HEADS
@@ -106,7 +106,11 @@ def test_sampling_is_bilinear(tiny_card: Card, name: str, implementation: Any, h
         torch.testing.assert_close(out[n, channels, agent], top * (1 - fy) + bottom * fy, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("implementation", _of_rows(bias.IMPLEMENTATIONS))
+SCORES = [made for made in _of_rows(bias.IMPLEMENTATIONS) if getattr(made, "gives", "scores") == "scores"]
+"""The others leave the position bias to the broadcast."""
+
+
+@pytest.mark.parametrize("implementation", SCORES)
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("side", [4, 9, None])
 def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int | None, implementation: Any) -> None:
@@ -136,6 +140,32 @@ def test_bias_is_a_bilinear_table_lookup(tiny_card: Card, name: str, side: int |
         grid = ((tokens[None, :, None] - agents[:, group, None]) / 2).flip(-1)
         wanted = F.grid_sample(table[None, None, head].expand(2, 1, -1, -1), grid, align_corners=True)[:, 0]
         torch.testing.assert_close(got[:, head], wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 70)])
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_fused_broadcast_computes_the_bias_itself(tiny_wide_card: Card, name: str, size: tuple[int, int]) -> None:
+    """Also on padded maps, whose agents are padded too."""
+    g = _geometry(tiny_wide_card, name, size)
+    assert g.padded_agent_size and g.stage.table_side
+    table = _random(g.heads, 2 * g.stage.table_side - 1, 2 * g.stage.table_side - 1, seed=1)
+    agents = g.padded_agent_size[0] * g.padded_agent_size[1]
+    positions = _random(2, g.stage.offset_groups or 1, agents, 2, seed=3).clamp(-1, 1)
+    q = _random(2, g.channels, *g.padded_size, seed=5)
+    k, v = (_random(2, *g.padded_agent_size, g.channels, seed=seed) for seed in (6, 7))
+    fused, rows = (broadcast.IMPLEMENTATIONS[kind](g, PermutedHeads) for kind in ("fused", "rows"))
+    got = fused(q, k, v, bias.IMPLEMENTATIONS["fused"](g, table)(positions))
+    wanted = rows(q, k, v, bias.IMPLEMENTATIONS["hat"](g, table)(positions))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_kernels_refuse_heads_that_they_do_not_cover(tiny_card: Card, tiny_wide_card: Card) -> None:
+    name = "stage1.block1.attn2"
+    for slot in (IMPLEMENTATIONS, broadcast.IMPLEMENTATIONS):
+        reason = slot["fused"].supports(_geometry(tiny_card, name))
+        assert reason == "heads are 8 channels wide: the kernel takes 16, 32, 64, 128"
+        assert slot["fused"].supports(_geometry(tiny_wide_card, name)) is None
+    assert bias.IMPLEMENTATIONS["fused"].supports(_geometry(tiny_card, name)) is None
 
 
 def _attend(routing: Routing, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Taps]:

@@ -35,12 +35,13 @@ from debiexport.bundle import MODEL, Bundle, is_unverified, open_bundle, sha256_
 from debiexport.checking import bundle_folder, check
 from debiexport.environment import check_threads, describe_environment, usable_cpus
 from debiexport.errors import UsageError
-from debiexport.manifest import COREML, Manifest
+from debiexport.manifest import COREML, TENSORRT, Manifest
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Array
 from debiexport.runtimes.ort import CPU, check_provider
 
 MAX_BATCH = 1024
+_MEASURED_ALONE = {COREML: ("Core ML", "measure_coreml"), TENSORRT: ("TensorRT", "measure_engines")}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def measure_latency(
     opponents = list(dict.fromkeys(against))
     opened = [open_bundle(bundle_folder(path)) for path in bundles]
     for bundle in opened:
-        if bundle.manifest.target == COREML:
-            raise UsageError(f"{bundle.path} is a Core ML bundle: measure it by itself, with measure_coreml")
+        if bundle.manifest.target in _MEASURED_ALONE:
+            name, function = _MEASURED_ALONE[bundle.manifest.target]
+            raise UsageError(f"{bundle.path} is a {name} bundle: measure it by itself, with {function}")
     chosen = _common_batch(opened, batch)
     check_opponents(opponents, opened, source, provider)
 

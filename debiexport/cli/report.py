@@ -48,6 +48,8 @@ def check_lines(result: CheckResult) -> list[str]:
 def lost_lines(report: ParityReport) -> list[str]:
     """The figures of the outputs and routes, every failure, and the verdict."""
     *lines, verdict = parity_lines(report)
+    if report.ok:  # what was built of the model is at fault, and the error says it
+        return [*lines, f"of the model itself {verdict}"]
     return [*lines, f"failures ({len(report.failures)}):", *(f"  {failure}" for failure in report.failures), verdict]
 
 

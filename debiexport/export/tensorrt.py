@@ -133,6 +133,9 @@ def _plan(
     from debiexport.graph.typed.model import check_precision
 
     check_precision(precision)
+    for batch in batches:
+        if isinstance(batch, bool) or not isinstance(batch, int | Profile):
+            raise UsageError(f"--batch is {batch!r}: give a whole number, or a range (in Python a Profile)")
     profiles = tuple(b if isinstance(b, Profile) else Profile(b, b, b) for b in batches)
     if not profiles or len(profiles) > MAX_PROFILES or len(set(profiles)) != len(profiles):
         raise UsageError(f"--batch is {','.join(map(str, profiles))}: give 1 to {MAX_PROFILES} different ones")
@@ -215,7 +218,8 @@ def _prove(plan: _Plan, source: Source, loaded: Loaded, staged: StagedFolder, pr
     manifest = _manifest(plan, loaded, tuple(files), report)
     manifest.write(staged.path)
     lost = _engine_loss(plan, staged.path, progress)
-    if lost is not None:
+    if lost is not None:  # the folder's name may be changed, what the manifest says stays
+        replace(manifest, parity=manifest.parity | {"ok": False}).write(staged.path)
         raise UnverifiedExport(staged.commit_unverified(), report, lost)
     return ExportResult(staged.commit(), manifest, report, source.notes, tuple(built.text for built in engines))
 
