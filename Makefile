@@ -8,6 +8,9 @@ PYTHON ?= python3
 # prints after --index-url (Start locally: Linux, Pip, CPU): make setup TORCH_INDEX=ADDRESS
 TORCH_INDEX ?=
 
+# Processes that the tests are spread over; a file's tests stay together, since they share what they export.
+WORKERS ?= 2
+
 BIN := .venv/bin
 BUNDLE := artifacts/debi_nano
 # The first held-out scan of each of three digits.
@@ -51,11 +54,11 @@ demo: setup
 	@echo "The bundle is in $(BUNDLE), the images are in models/debi_nano."
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # pytest ends with 5 where it finds no test to run.
 matrix: setup
-	@$(BIN)/pytest -m matrix tests; code=$$?; \
+	@$(BIN)/pytest -m matrix -n $(WORKERS) tests; code=$$?; \
 	    if [ $$code -eq 5 ]; then echo "make matrix: no test is marked 'matrix' yet, so nothing was run"; code=0; fi; \
 	    exit $$code
 

@@ -12,6 +12,8 @@ The functions behind every command of the CLI, importable without torch:
     measure_latency bundles and what they are compared with, timed and proven
     measure_engines the engines of a TensorRT bundle, proven and timed on the GPU
     measure_coreml  a Core ML bundle on a Mac, timed and proven on each choice of compute units
+    write_repository a Triton model repository of bundles                     (needs debiexport[serve])
+    lint_repository what Triton would catch late or never in a repository     (needs debiexport[serve])
     list_models     the cards with counted parameters and multiply-adds
     diagnose        what is installed here and what can be done with it
 """
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from debiexport.loading import load_model
     from debiexport.models_table import ModelRow, list_models
     from debiexport.prediction import PredictResult, predict
+    from debiexport.triton.lint import LintReport, lint_repository
+    from debiexport.triton.presets import ServingOptions
+    from debiexport.triton.repository import RepositoryResult, write_repository
 
 _HOMES = {
     "BisectResult": "bisecting",
@@ -49,14 +54,18 @@ _HOMES = {
     "EnginesResult": "bench.engines",
     "ExportResult": "export",
     "LatencyResult": "bench.report",
+    "LintReport": "triton.lint",
     "ModelRow": "models_table",
     "PredictResult": "prediction",
+    "RepositoryResult": "triton.repository",
+    "ServingOptions": "triton.presets",
     "bisect": "bisecting",
     "check": "checking",
     "diagnose": "doctor",
     "export_coreml": "export",
     "export_onnx": "export",
     "export_tensorrt": "export",
+    "lint_repository": "triton.lint",
     "list_models": "models_table",
     "load_card": "cards",
     "load_model": "loading",
@@ -64,6 +73,7 @@ _HOMES = {
     "measure_engines": "bench.engines",
     "measure_latency": "bench.measuring",
     "predict": "prediction",
+    "write_repository": "triton.repository",
 }
 
 __all__ = [
@@ -76,8 +86,11 @@ __all__ = [
     "EnginesResult",
     "ExportResult",
     "LatencyResult",
+    "LintReport",
     "ModelRow",
     "PredictResult",
+    "RepositoryResult",
+    "ServingOptions",
     "__version__",
     "bisect",
     "check",
@@ -85,6 +98,7 @@ __all__ = [
     "export_coreml",
     "export_onnx",
     "export_tensorrt",
+    "lint_repository",
     "list_models",
     "load_card",
     "load_model",
@@ -92,6 +106,7 @@ __all__ = [
     "measure_engines",
     "measure_latency",
     "predict",
+    "write_repository",
 ]
 
 

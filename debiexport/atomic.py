@@ -55,7 +55,7 @@ def staged_file(destination: Path, option: str) -> Iterator[StagedFile]:
     try:
         try:
             target = _writable_file(destination)
-            with _signals_held():
+            with signals_held():
                 descriptor, name = mkstemp(prefix=".debiexport.", suffix=".partial", dir=target.parent)
                 temporary = Path(name)
                 os.close(descriptor)
@@ -150,7 +150,7 @@ def staged_folder(destination: Path, *, force: bool = False, marker: str) -> Ite
     temporary: Path | None = None
     try:
         try:
-            with _signals_held():
+            with signals_held():
                 _make_parents(destination.parent, parents)
                 temporary = Path(mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
                 temporary.chmod(0o755 & ~_umask())
@@ -205,7 +205,7 @@ def _umask() -> int:
 
 
 def _move_into_place(source: Path, destination: Path) -> Path:
-    with _signals_held():
+    with signals_held():
         if not destination.exists():
             source.rename(destination)
             return destination
@@ -227,7 +227,7 @@ def _move_into_place(source: Path, destination: Path) -> Path:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait until the block is done.
 
     Their handlers are exchanged: a signal mask would be of one thread only, and the runtimes have others.
