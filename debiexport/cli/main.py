@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from debiexport._version import __version__
-from debiexport.cli import bench, check, coreml, doctor, models, onnx, predict, tensorrt
+from debiexport.cli import bench, check, coreml, doctor, models, onnx, predict, serve, tensorrt, triton
 from debiexport.cli.output import OUTPUT
 from debiexport.errors import DebiexportError, Interrupted, OutputError, ParityError, UsageError
 from debiexport.interruption import Interruptible, ignore_signals
@@ -35,6 +35,8 @@ app.command("coreml")(coreml.command)
 app.command("tensorrt")(tensorrt.command)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
+app.command("serve")(serve.command)
+app.command("triton")(triton.command)
 app.command("bench")(bench.command)
 app.command("models")(models.command)
 app.command("doctor")(doctor.command)
