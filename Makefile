@@ -16,13 +16,14 @@ BUNDLE := artifacts/debi_nano
 # The first held-out scan of each of three digits.
 SCANS = $(foreach digit,3 5 8,$(firstword $(sort $(wildcard models/debi_nano/$(digit)/*.png))))
 
-.PHONY: help setup demo test matrix lint types
+.PHONY: help setup demo test matrix triton lint types
 
 help:
 	@echo "make setup    .venv with everything of requirements.lock, and debiexport itself, editable"
 	@echo "make demo     export the sample network, check the bundle, classify three images"
 	@echo "make test     the tests"
 	@echo "make matrix   the long exactness tests, which make test leaves out"
+	@echo "make triton   the real Triton in .triton, for the tests that talk to it"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy, strict"
 
@@ -61,6 +62,9 @@ matrix: setup
 	@$(BIN)/pytest -m matrix -n $(WORKERS) tests; code=$$?; \
 	    if [ $$code -eq 5 ]; then echo "make matrix: no test is marked 'matrix' yet, so nothing was run"; code=0; fi; \
 	    exit $$code
+
+triton: setup
+	$(BIN)/python tools/install_triton.py
 
 lint: setup
 	$(BIN)/ruff check .

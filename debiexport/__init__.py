@@ -9,6 +9,7 @@ The functions behind every command of the CLI, importable without torch:
     check           prove a bundle again, and measure its accuracy
     bisect          the first place and operation at which a bundle is off (needs debiexport[export])
     predict         classify images with a bundle
+    predict_remote  classify images with a server that has one                (needs debiexport[serve])
     measure_latency bundles and what they are compared with, timed and proven
     measure_engines the engines of a TensorRT bundle, proven and timed on the GPU
     measure_coreml  a Core ML bundle on a Mac, timed and proven on each choice of compute units
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from debiexport.loading import load_model
     from debiexport.models_table import ModelRow, list_models
     from debiexport.prediction import PredictResult, predict
+    from debiexport.remote import predict_remote
+    from debiexport.targets.tensorrt.profile import Profile
     from debiexport.triton.lint import LintReport, lint_repository
     from debiexport.triton.presets import ServingOptions
     from debiexport.triton.repository import RepositoryResult, write_repository
@@ -57,6 +60,7 @@ _HOMES = {
     "LintReport": "triton.lint",
     "ModelRow": "models_table",
     "PredictResult": "prediction",
+    "Profile": "targets.tensorrt.profile",
     "RepositoryResult": "triton.repository",
     "ServingOptions": "triton.presets",
     "bisect": "bisecting",
@@ -73,6 +77,7 @@ _HOMES = {
     "measure_engines": "bench.engines",
     "measure_latency": "bench.measuring",
     "predict": "prediction",
+    "predict_remote": "remote",
     "write_repository": "triton.repository",
 }
 
@@ -89,6 +94,7 @@ __all__ = [
     "LintReport",
     "ModelRow",
     "PredictResult",
+    "Profile",
     "RepositoryResult",
     "ServingOptions",
     "__version__",
@@ -106,6 +112,7 @@ __all__ = [
     "measure_engines",
     "measure_latency",
     "predict",
+    "predict_remote",
     "write_repository",
 ]
 

@@ -18,7 +18,7 @@ from debiexport.errors import DebiexportError, MissingDependencyError, ParityErr
 from debiexport.golden import read_golden
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.tensorrt import TensorRTRuntime
-from debiexport.targets.tensorrt.record import EngineRecord
+from debiexport.targets.tensorrt.record import engine_records
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def why_not_run(bundle: Bundle) -> str | None:
     Raises:
         BundleError: the manifest's entry of an engine is damaged.
     """
-    records = [EngineRecord.from_dict(artifact.engine) for artifact in bundle.engines]
+    records = engine_records(bundle)
     if not records:
         return "the bundle has no engine: what was judged is the typed model"
     from debiexport.targets.tensorrt.version import require_flavour
 
     try:
-        require_flavour(records[0].fingerprint.flavour, "running an engine")
+        require_flavour(records[0][1].fingerprint.flavour, "running an engine")
     except MissingDependencyError as error:
         return f"no engine was run, what was judged is the typed model: {error}"
     return None
@@ -101,8 +101,7 @@ def check_engines(bundle: Bundle, progress: Progress = silent) -> tuple[EngineCh
     gate = psnr_gate(bundle.manifest, None)
     golden = read_golden(bundle.file(GOLDEN), bundle.geometry, bundle.manifest.input)
     checks: list[EngineCheck] = []
-    for artifact in bundle.engines:
-        record = EngineRecord.from_dict(artifact.engine)
+    for artifact, record in engine_records(bundle):
         batches = dict.fromkeys((record.profile.min, record.profile.max))
         progress(f"running {artifact.path} at batch {' and '.join(map(str, batches))}")
         runtime = TensorRTRuntime(bundle.path / artifact.path, record.fingerprint)

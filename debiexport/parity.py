@@ -133,6 +133,7 @@ def judge(
     geometry: Geometry,
     images: Sequence[ParityImage],
     precision: str = FLOAT32,
+    batches: Sequence[int] | None = None,
 ) -> Judgement:
     """Measure an artifact against the reference recomputed from the checkpoint.
 
@@ -142,6 +143,7 @@ def judge(
         geometry: sizes of the network.
         images: in the form that the artifact takes.
         precision: of the artifact, see `gates`.
+        batches: to run it at, which it has to take; by default see `batches_to_try`.
 
     Raises:
         BundleError: the artifact lacks a tensor that its routing is judged by.
@@ -153,7 +155,7 @@ def judge(
     outputs: list[OutputParity] = []
     kept: dict[str, JudgedImage] = {}
     floor, flips = EPSILON, math.inf
-    for batch in batches_to_try(runtime):
+    for batch in batches or batches_to_try(runtime):
         tally = OutputTally(batch)
         for indices in index_groups(len(images), batch):
             group = [images[i] for i in indices]

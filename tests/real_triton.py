@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / ".triton"
 REQUIRE = "REQUIRE_TRITON"
 INSTALL = ".venv/bin/python tools/install_triton.py"
+SHARED_MEMORY = Path("/dev/shm")
 READY_S, STOP_S = 60, 20
 ATTEMPTS = 3  # a free port may be somebody else's a moment later
 
@@ -93,6 +94,8 @@ def real_triton(repository: Path, log: Path, options: Sequence[str] = ()) -> Ite
             return
         finally:
             stop(process)
+            for left in SHARED_MEMORY.glob(f"{_prefix(ports)}*"):  # a version that failed to load leaves its region
+                left.unlink(missing_ok=True)
 
 
 def servable(repository: Path, copy: Path, models: dict[str, Path]) -> Path:
@@ -171,6 +174,7 @@ def _start(repository: Path, ports: Ports, log: Path, options: Sequence[str]) ->
         "--disable-auto-complete-config",
         "--exit-timeout-secs=2",
         "--backend-config=python,shm-default-byte-size=4194304",
+        f"--backend-config=python,shm-region-prefix-name={_prefix(ports)}",
     ]
     for name, address in vars(ports).items():
         host, port = address.rsplit(":", 1)
@@ -179,6 +183,11 @@ def _start(repository: Path, ports: Ports, log: Path, options: Sequence[str]) ->
         return subprocess.Popen(
             [*command, *options], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
+
+
+def _prefix(ports: Ports) -> str:
+    """What the server's regions of shared memory begin with: no other server has its port."""
+    return f"debiexport_triton_{ports.http.rpartition(':')[2]}_"
 
 
 def _reason(log: Path) -> str:

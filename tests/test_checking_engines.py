@@ -163,7 +163,7 @@ def test_without_tensorrt_a_note_says_so(
     engine_bundle: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert "running an engine needs TensorRT 10.13 or newer" in check(engine_bundle).notes[-1]
+    assert "running an engine needs an NVIDIA GPU and TensorRT 10.13 or newer" in check(engine_bundle).notes[-1]
 
 
 def test_an_engine_for_rtx_needs_its_own_tensorrt(

@@ -87,13 +87,13 @@ def test_without_an_engine(command: list[str], capsys: pytest.CaptureFixture[str
     ("options", "words"),
     [
         (["--precision", "bf16"], "--precision is 'bf16': give fp32 or fp16"),
-        (["--batch", "dynamic"], "--batch is 'dynamic': give a number such as 8, or MIN:OPT:MAX such as 1:8:32"),
+        (["--batch", "dynamic"], "--batch is 'dynamic': give a number such as 8, MIN:OPT:MAX such as 1:8:32"),
         (["--batch", ""], "--batch is ''"),
         (["--batch", "1,"], "--batch is ''"),
         (["--batch", "1:2"], "--batch is '1:2'"),
         (["--batch", "0"], "--batch is 0: give batches from 1 to 1024"),
-        (["--batch", "4:2:1"], "--batch is 4:2:1: give batches from 1 to 1024, the smallest first"),
-        (["--batch", "1:8:4"], "--batch is 1:8:4: the batch in the middle lies between the other two"),
+        (["--batch", "4:2:1"], "--batch is 4:2:1: give the smallest first and the largest last"),
+        (["--batch", "1:8:4"], "--batch is 1:8:4: give the smallest first and the largest last"),
         (["--batch", "2,4,2"], "--batch is 2,4,2: give 1 to 8 different ones"),
         (["--batch", "1,2,3,4,5,6,7,8,9"], "give 1 to 8 different ones"),
         (["--batch", "1:2:4", "--plugins"], "--batch is 1:2:4, and sizes are constants of the kernels of --plugins"),
@@ -128,7 +128,9 @@ def test_full_tensorrt_that_is_not_here(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert run([*command, "--engine", "tensorrt"]) == 5
     line = error_of(capsys.readouterr().err)
-    assert "needs TensorRT 10.13 or newer" in line and "--engine rtx" in line and "--engine none" in line
+    assert (
+        "needs an NVIDIA GPU and TensorRT 10.13 or newer" in line and "--engine rtx" in line and "--engine none" in line
+    )
     assert run([*command, "--engine", "tensorrt", "--json", "-q"]) == 5
     data = json.loads(capsys.readouterr().out)
     assert data["exit_code"] == 5 and "--engine none" in data["error"]
@@ -191,8 +193,8 @@ def test_an_overflow(command: list[str], capsys: pytest.CaptureFixture[str], mon
     _spoil(monkeypatch, lambda weight: weight / abs(weight).max() * weight.dtype.type(6e4))
     assert run([*command, "--engine", "none", "--quiet"]) == 3
     said = capsys.readouterr()
-    assert "is the first tensor of model.onnx that is not finite, made by stage2.block1.mlp.linear1/Gemm" in said.err
-    assert "outputs are not finite" in error_of(said.err) and "failures (" in said.out
+    assert "in model.onnx 'stage2.block1.mlp.linear1/Gemm' is the first tensor that is not finite" in said.err
+    assert "export with --precision fp32" in error_of(said.err) and "outputs are not finite" in said.out
     assert [path.name for path in Path().iterdir()] == ["out.unverified"]
     assert run([*command, "--engine", "none", "--quiet", "--json", "--force"]) == 3
     data = json.loads(capsys.readouterr().out)

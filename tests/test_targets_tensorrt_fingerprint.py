@@ -97,7 +97,7 @@ def test_engines_for_rtx_name_their_gpus() -> None:
 def test_what_a_file_may_hold_instead(changes: dict[str, Any], one_line: OneLine) -> None:
     with pytest.raises(BundleError) as caught:
         Fingerprint.from_dict({**HERE.to_dict(), **changes})
-    assert "cannot be read" in one_line(caught.value)
+    assert "does not say a TensorRT and GPUs" in one_line(caught.value)
 
 
 @pytest.mark.parametrize("data", [None, [], {}, {"flavour": "tensorrt"}, {**HERE.to_dict(), "more": 1}])

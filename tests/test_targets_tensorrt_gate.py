@@ -1,6 +1,7 @@
 """The compile gate on real networks: TensorRT for RTX builds them, and takes every attention and every plugin for it.
 
-Of the cards that are not among `WHOLE`, one block a stage is built: what they have of their own is in it.
+Of the cards that are not among `WHOLE`, one block a stage is built: what they have of their own is in it. Whole
+networks are built by `benchmarks/tensorrt_static.py`.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from debiexport.targets.tensorrt.profile import Profile
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is built for Linux and Windows")
 
 ONE = Profile(1, 1, 1)
-WHOLE = ("debi_t", "debi_s", "debi_b", "biformer_t", "debi_s_seg", "debi_nano")
-SMALL = {"debi_t_det": (256, 384), "debi_s_det": (256, 384), "debi_b_det": (256, 384)}
-"""Detection cards at a size whose reference takes seconds."""
+WHOLE = ("debi_t", "debi_nano")
+SMALL = {card: (256, 384) for card in card_names() if card.endswith(("_det", "_seg"))}
+"""Dense backbones at a size whose reference takes seconds."""
 
 
 def cut(card: Card) -> Card:

@@ -35,7 +35,7 @@ def test_parse(text: str, profile: Profile, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "give a number such as 8, or MIN:OPT:MAX"),
+        ("", "give a number such as 8, MIN:OPT:MAX such as 1:8:32, or several"),
         ("dynamic", "give a number such as 8"),
         ("1:2", "give a number such as 8"),
         ("1:2:3:4", "give a number such as 8"),
@@ -48,8 +48,8 @@ def test_parse(text: str, profile: Profile, shown: str) -> None:
         ("1025", "give batches from 1 to 1024"),
         ("1:8:1025", "give batches from 1 to 1024"),
         ("8:4:1", "the smallest first"),
-        ("2:1:8", "the batch in the middle lies between"),
-        ("1:9:8", "the batch in the middle lies between"),
+        ("2:1:8", "give the smallest first and the largest last"),
+        ("1:9:8", "give the smallest first and the largest last"),
     ],
 )
 def test_refused(text: str, words: str, one_line: OneLine) -> None:

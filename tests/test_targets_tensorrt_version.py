@@ -56,8 +56,8 @@ def test_no_tensorrt(monkeypatch: pytest.MonkeyPatch, fake_cuda: FakeCuda, one_l
     with pytest.raises(MissingDependencyError) as caught:
         require_tensorrt()
     text = one_line(caught.value)
-    assert "building an engine needs TensorRT 10.13 or newer, which cannot be imported here" in text
-    assert "pip install tensorrt cuda-bindings" in text and "--engine rtx" in text
+    assert "building an engine needs an NVIDIA GPU and TensorRT 10.13 or newer, which cannot be imported here" in text
+    assert "pip install 'debiexport[tensorrt]'" in text and "--engine rtx" in text
     assert caught.value.exit_code == 5
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # a placeholder
     with pytest.raises(MissingDependencyError, match="has no version"):
@@ -84,7 +84,7 @@ def test_tensorrt_for_rtx(monkeypatch: pytest.MonkeyPatch, fake_cuda: FakeCuda, 
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError) as caught:
         require_flavour(RTX, "running x.plan")
-    assert "pip install tensorrt-rtx cuda-bindings" in one_line(caught.value)
+    assert "pip install 'debiexport[rtx]'" in one_line(caught.value)
 
 
 def test_version_of() -> None:

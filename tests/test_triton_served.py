@@ -36,7 +36,8 @@ def test_a_fixed_batch_stays_what_it_is(tiny_card: Card, tmp_path: Path) -> None
 def test_parameters_say_how_to_call_it_and_where_it_comes_from(tiny_card: Card, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", tiny_card)
     (served,) = served_models(bundle)
-    assert served.interface.keys() == {"network", "image_size", "input", "preprocessing"}
+    assert served.interface.keys() == {"network", "image_size", "input", "preprocessing", "labels"}
+    assert json.loads(served.interface["labels"]) == list(served.labels or ())
     assert json.loads(served.interface["preprocessing"])["crop"] == [64, 64]
     assert served.provenance["model_sha256"] == sha256_of(bundle / "model.onnx")
     assert served.provenance["source_sha256"] == "ab" * 32

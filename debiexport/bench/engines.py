@@ -21,7 +21,7 @@ from debiexport.manifest import TENSORRT, Artifact
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.tensorrt import TensorRTRuntime
 from debiexport.signature import IMAGES
-from debiexport.targets.tensorrt.record import EngineRecord
+from debiexport.targets.tensorrt.record import EngineRecord, engine_records
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def measure_engines(
 
 def _chosen(bundle: Bundle, batch: int | None) -> Iterator[tuple[Artifact, EngineRecord]]:
     """The engines that take a batch, or all."""
-    records = [(artifact, EngineRecord.from_dict(artifact.engine)) for artifact in bundle.engines]
+    records = engine_records(bundle)
     if not records:
         raise UsageError(
             f"{bundle.path} has no engine to be measured: export it where the GPU is, debiexport tensorrt --engine"

@@ -202,14 +202,14 @@ def _prove(plan: _Plan, source: Source, loaded: Loaded, staged: StagedFolder, pr
     from debiexport.parity_report import join_reports
 
     models = tuple(_artifact(plan, loaded, profile, staged.path) for profile in plan.profiles)
-    judgements = _judge(plan, source, loaded, models, staged.path, progress)
+    judgements, infinite = _judge(plan, source, loaded, models, staged.path, progress)
     report = join_reports([judgement.report for judgement in judgements])
     golden = staged.path / "golden.npz"
     write_golden(golden, replace(judgements[0], report=report))
     files = [*models, describe_file(golden, GOLDEN)]
     if not report.ok:
         _manifest(plan, loaded, tuple(files), report).write(staged.path)
-        raise UnverifiedExport(staged.commit_unverified(), report)
+        raise UnverifiedExport(staged.commit_unverified(), report, infinite)
     engines = []
     if plan.engine.kind != NONE:
         for profile in plan.profiles:
@@ -237,8 +237,11 @@ def _engine_loss(plan: _Plan, folder: Path, progress: Progress) -> str | None:
 
 def _judge(
     plan: _Plan, source: Source, loaded: Loaded, models: Sequence[Artifact], folder: Path, progress: Progress
-) -> list[Judgement]:
+) -> tuple[list[Judgement], str | None]:
     """Judge every model as its types say, and have ONNX Runtime take it, which computes float16 in float32.
+
+    Returns:
+        A judgement for each model, and where the first tensor that is not finite is made, if there is one.
 
     Raises:
         BundleError: ONNX Runtime refuses a model.
@@ -253,20 +256,30 @@ def _judge(
     size = loaded.geometry.image_size
     oracle = Oracle(build_reference(source.weights(), size))
     images = parity_images(loaded.card.preprocessing, size)
-    judgements = []
-    for model in models:
+    judgements: list[Judgement] = []
+    infinite = None
+    for model, profile in zip(models, plan.profiles, strict=True):
         path = folder / model.path
         progress(f"proving parity by evaluating {model.path} as typed ({path.stat().st_size / 1e6:.1f} MB)")
         evaluated = EvaluatedModel(path, loaded.geometry, model)
-        judgements.append(judge(evaluated, oracle, loaded.geometry, images, plan.precision))
+        batches = tuple(dict.fromkeys((profile.min, profile.opt, profile.max)))
+        judgements.append(judge(evaluated, oracle, loaded.geometry, images, plan.precision, batches))
         if judgements[-1].report.ok:
             _run_in_onnx_runtime(path, images, model.batch)
             continue
         batch = np.stack([images[i % len(images)].tensor for i in range(model.batch or 1)])
         found = evaluated.first_not_finite({IMAGES: batch})
-        if found is not None:
-            progress(f"WARNING: {found[1]} is the first tensor of {model.path} that is not finite, made by {found[0]}")
-    return judgements
+        if found is not None and infinite is None:
+            infinite = _not_finite(plan, model, *found)
+    return judgements, infinite
+
+
+def _not_finite(plan: _Plan, model: Artifact, node: str, tensor: str) -> str:
+    where = f"in {model.path} {tensor!r} is the first tensor that is not finite"
+    where += "" if node in ("", tensor) else f", made by {node}"
+    if plan.precision == "fp16":
+        return f"parity is lost: {where}: float16 ends at 65504, export with --precision fp32"
+    return f"parity is lost: {where}"
 
 
 def _run_in_onnx_runtime(path: Path, images: Sequence[ParityImage], batch: int | None) -> None:

@@ -45,7 +45,7 @@ class EvaluatedModel:
         self._evaluator = OnnxEvaluator(path)
         self._batch = artifact.batch
         found = {name: (self._evaluator.batch, *shape[1:]) for name, shape in self._evaluator.inputs.items()}
-        wanted = {spec.name: (artifact.batch, *spec.shape[1:]) for spec in artifact.inputs}
+        wanted = {spec.name: spec.shape for spec in artifact.inputs}
         if found != wanted or not set(self._outputs) <= set(self._evaluator.outputs):
             raise BundleError(f"{path} is not the network of the manifest: its inputs or outputs differ; export again")
 

@@ -96,10 +96,11 @@ class GrpcService:
         try:
             return await self._infer(context)
         except Refusal as refusal:
-            await _abort(context, refusal)
+            _refuse(context, refusal)
         except Exception as error:
             _LOG.exception("an inference over gRPC failed")
-            await _abort(context, _fault(error))
+            _refuse(context, _fault(error))
+        return None
 
     async def _infer(self, context: Context) -> Message:
         service = self._service
@@ -144,10 +145,11 @@ def _answering(name: str, method: Callable[[Message], Message]) -> Callable[[byt
         try:
             return method(_parsed(name, data))
         except Refusal as refusal:
-            await _abort(context, refusal)
+            _refuse(context, refusal)
         except Exception as error:
             _LOG.exception("a call over gRPC failed")
-            await _abort(context, _fault(error))
+            _refuse(context, _fault(error))
+        return None
 
     return answer
 
@@ -156,9 +158,13 @@ def _bytes(message: Message) -> bytes:
     return bytes(message.SerializeToString())
 
 
-async def _abort(context: Context, refusal: Refusal) -> None:
-    """End a call with a status; never returns."""
-    await context.abort(getattr(grpc.StatusCode, refusal.grpc_status), str(refusal))
+def _refuse(context: Context, refusal: Refusal) -> None:
+    """End a call with a status; no message goes with it.
+
+    `context.abort` would raise an exception that gRPC keeps in a cycle with everything that the call has held.
+    """
+    context.set_code(getattr(grpc.StatusCode, refusal.grpc_status))
+    context.set_details(str(refusal))
 
 
 def _fault(error: Exception) -> Fault:

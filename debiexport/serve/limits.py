@@ -9,6 +9,7 @@ from debiexport.serve.requests import Signature
 
 MIB = 2**20
 JSON_BYTES_PER_VALUE = 26  # of a float64 with all its digits, a comma and a space
+TYPED_BYTES_PER_VALUE = 2  # of a uint8 in a list of gRPC; those of floats are as in binary
 LARGEST_JSON = 64 * MIB
 BESIDE_DATA = 256 * 1024  # names, shapes, parameters
 SPARE_TOKENS = 4096
@@ -37,7 +38,9 @@ class Limits:
     @classmethod
     def of(cls, signatures: Sequence[Signature]) -> Limits:
         """The bounds that let through the largest request of any model, in binary, and in JSON up to 64 MiB."""
+        values = max(signature.largest_elements for signature in signatures)
         binary = max(signature.largest_bytes for signature in signatures) + BESIDE_DATA
-        text = max(signature.largest_elements for signature in signatures) * JSON_BYTES_PER_VALUE + BESIDE_DATA
+        text = values * JSON_BYTES_PER_VALUE + BESIDE_DATA
         body = max(binary, min(text, LARGEST_JSON))
-        return cls(body, binary, max(128 * MIB, 2 * body))
+        typed = values * TYPED_BYTES_PER_VALUE + BESIDE_DATA
+        return cls(body, max(binary, typed), max(128 * MIB, 2 * body))

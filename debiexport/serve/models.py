@@ -12,6 +12,7 @@ import numpy as np
 from debiexport.bundle import Bundle, is_unverified, open_bundle
 from debiexport.errors import BundleError, UsageError
 from debiexport.manifest import COREML, ONNX
+from debiexport.prediction import weight_notes
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.base import Arrays
 from debiexport.serve.batcher import Batcher
@@ -116,6 +117,8 @@ def load_models(bundles: Sequence[str | Path], options: ServeOptions, progress: 
         bundle = open_bundle(path)
         _check_target(bundle)
         _check_verified(bundle, options.allow_unverified, progress)
+        for note in weight_notes(bundle):
+            progress(f"note: {note}")
         opened.append((name, bundle))
     if options.max_batch is not None and not any(bundle.models[0].batch is None for _, bundle in opened):
         raise UsageError(

@@ -10,9 +10,10 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from debiexport.errors import Interrupted
@@ -133,7 +134,8 @@ async def run(
     try:
         ready(Listening(options.host, port, grpc_port, metrics_port, models))
         await stop.asked.wait()
-        progress(f"stopping: {service.admission.in_progress} requests in progress")
+        with suppress(OSError):  # whoever listened to us may have gone: no reason to drop requests
+            progress(f"stopping: {service.admission.in_progress} requests in progress")
         answered = await _finish(service, stop.hurry)
     except BaseException:
         answered = False
@@ -163,13 +165,16 @@ async def _finish(service: Service, hurry: asyncio.Event) -> bool:
 def _signals(stop: Stop) -> Iterator[Stop]:
     """Within it SIGTERM and Ctrl-C are told to `stop`; those that the process was started to ignore stay ignored."""
     loop = asyncio.get_running_loop()
+
+    def signalled(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop.signalled)
+
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in taken:
-        loop.add_signal_handler(number, stop.signalled)
+        signal.signal(number, signalled)
     try:
         yield stop
     finally:
         for number, handler in taken.items():
-            loop.remove_signal_handler(number)
             signal.signal(number, handler)

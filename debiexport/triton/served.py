@@ -22,7 +22,7 @@ from debiexport.targets.tensorrt.version import RTX
 
 ONNX_PLATFORM, PLAN_PLATFORM = "onnxruntime_onnx", "tensorrt_plan"
 DEFAULT_MAX_BATCH, LARGEST_BATCH = 8, 1024
-PREPROCESSING, INPUT, IMAGE_SIZE, NETWORK = "preprocessing", "input", "image_size", "network"
+PREPROCESSING, INPUT, IMAGE_SIZE, NETWORK, LABELS = "preprocessing", "input", "image_size", "network", "labels"
 MODEL_SHA256, BATCHES, TENSORRT_VERSION = "model_sha256", "batches", "tensorrt"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -237,11 +237,13 @@ def _labels(bundle: Bundle) -> tuple[str, ...] | None:
 def _interface(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     height, width = manifest.image_size
+    labels = _labels(bundle)
     return {
         NETWORK: manifest.card.name,
         IMAGE_SIZE: f"{height}x{width}",
         INPUT: manifest.input,
         PREPROCESSING: json.dumps(manifest.preprocessing(), sort_keys=True),
+        **({} if labels is None else {LABELS: json.dumps(labels)}),
     }
 
 

@@ -98,7 +98,7 @@ def _differs(config: ModelConfig, served: ServedModel) -> str | None:
     for name, value in served.interface.items():
         other = config.parameters[name].string_value if name in config.parameters else "not known"
         if other != value:
-            return f"its {name} is {value}, the others' is {other}"
+            return "its labels are others" if name == "labels" else f"its {name} is {value}, the others' is {other}"
     return None
 
 

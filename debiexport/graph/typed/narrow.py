@@ -37,7 +37,8 @@ def _narrowed(constant: gs.Constant, single: Collection[str]) -> gs.Constant:
     largest = float(np.abs(constant.values).max(initial=0))
     if not largest <= _LARGEST:
         raise UsageError(
-            f"{constant.name} holds {largest:g}, and float16 ends at {_LARGEST:g}: export with --precision fp32"
+            f"{constant.name}, folded from the checkpoint's weights, holds {largest:g}, and float16 ends at"
+            f" {_LARGEST:g}: export with --precision fp32"
         )
     wide = any(
         wanted_type(node, place, single) == np.float32

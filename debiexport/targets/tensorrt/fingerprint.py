@@ -65,7 +65,9 @@ class Fingerprint:
             and all(isinstance(value, str) and _is_capability(value) for value in capabilities)
         )
         if not good:
-            raise BundleError(f"the fingerprint of an engine cannot be read, {str(dict(data))[:200]}: export again")
+            raise BundleError(
+                "the fingerprint of its engine does not say a TensorRT and GPUs that there are: export again"
+            )
         return cls(**{**data, "compute_capabilities": tuple(capabilities)})
 
     def __str__(self) -> str:

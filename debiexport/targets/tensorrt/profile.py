@@ -28,10 +28,10 @@ class Profile:
     max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.max <= MAX_BATCH:
-            raise UsageError(f"--batch is {self}: give batches from 1 to {MAX_BATCH}, the smallest first")
+        if not all(1 <= batch <= MAX_BATCH for batch in (self.min, self.opt, self.max)):
+            raise UsageError(f"--batch is {self}: give batches from 1 to {MAX_BATCH}")
         if not self.min <= self.opt <= self.max:
-            raise UsageError(f"--batch is {self}: the batch in the middle lies between the other two")
+            raise UsageError(f"--batch is {self}: give the smallest first and the largest last")
 
     @classmethod
     def parse(cls, text: str) -> Profile:
@@ -42,7 +42,9 @@ class Profile:
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise UsageError(f"--batch is {text!r}: give a number such as 8, or MIN:OPT:MAX such as 1:8:32")
+            raise UsageError(
+                f"--batch is {text!r}: give a number such as 8, MIN:OPT:MAX such as 1:8:32, or several such as 1,8"
+            )
         low = int(found[1])
         return cls(low, int(found[2] or low), int(found[3] or low))
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from debiexport.bundle import Bundle
 from debiexport.errors import BundleError
+from debiexport.manifest import Artifact
 from debiexport.targets.tensorrt.fingerprint import Fingerprint
 from debiexport.targets.tensorrt.profile import Profile
 
@@ -53,3 +55,25 @@ class EngineRecord:
             Profile.from_dict(data["profile"]),
             data["contents"],
         )
+
+
+def engine_records(bundle: Bundle) -> list[tuple[Artifact, EngineRecord]]:
+    """The engines of a bundle, each with its record.
+
+    Raises:
+        BundleError: a record is damaged, or names no model of the bundle.
+    """
+    models = {artifact.path for artifact in bundle.models}
+    found = []
+    for artifact in bundle.engines:
+        where = f"{bundle.path}, {artifact.path}"
+        try:
+            record = EngineRecord.from_dict(artifact.engine)
+        except BundleError as error:
+            raise BundleError(f"{where}: {error}") from error
+        if record.model not in models:
+            raise BundleError(
+                f"{where}: it is made of {record.model!r}, which the manifest does not list: export again"
+            )
+        found.append((artifact, record))
+    return found

@@ -16,8 +16,8 @@ from debiexport.runtimes.cuda import require_gpu
 TENSORRT, RTX = "tensorrt", "rtx"
 MIN_VERSION = (10, 13)
 _MODULES = {TENSORRT: "tensorrt", RTX: "tensorrt_rtx"}
-_INSTALL = {TENSORRT: "pip install tensorrt cuda-bindings", RTX: "pip install tensorrt-rtx cuda-bindings"}
-_INSTEAD = "what works here is --engine rtx, which builds for RTX GPUs without one, and --engine none"
+_INSTALL = {name: f"pip install 'debiexport[{name}]' (in a checkout '.[{name}]')" for name in (TENSORRT, RTX)}
+_INSTEAD = "without a GPU --engine rtx builds for RTX GPUs, and --engine none leaves the typed model"
 
 
 def require_tensorrt(what: str = "building an engine") -> Any:
@@ -36,8 +36,8 @@ def require_tensorrt(what: str = "building an engine") -> Any:
     except (ImportError, OSError) as error:
         told = " ".join(str(error).split())[:200]
         raise MissingDependencyError(
-            f"{what} needs TensorRT {wanted} or newer, which cannot be imported here ({told}): {_INSTALL[TENSORRT]};"
-            f" {_INSTEAD}"
+            f"{what} needs an NVIDIA GPU and TensorRT {wanted} or newer, which cannot be imported here ({told}): where"
+            f" the GPU is, {_INSTALL[TENSORRT]}; {_INSTEAD}"
         ) from error
     if found < MIN_VERSION:
         raise MissingDependencyError(
