@@ -18,7 +18,15 @@ from debiexport.errors import CardError
 OneLine = Callable[[BaseException], str]
 Data = dict[str, Any]
 
-REMOVED = object()
+
+class _Absent:
+    """Stands for a key that is taken out. Its name is the same in every process, as a test's has to be."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+REMOVED = _Absent()
 DEBI = "debi_t"
 BI = "biformer_t"
 DENSE = "debi_t_seg"
