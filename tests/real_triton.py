@@ -46,6 +46,10 @@ class TritonFailed(Exception):
     """The server ended before it was ready; the message is what its log says of it."""
 
 
+class TritonCrashed(TritonFailed):
+    """A signal of its own ended the server before it was ready: it may have had no time to say why."""
+
+
 def installation() -> tuple[Path, dict[str, str]]:
     """The folder of the installation and what it says of itself; the test is skipped, or fails, where it is missing."""
     try:
@@ -128,12 +132,14 @@ def wait_until_ready(process: subprocess.Popen[bytes], http: str, log: Path, sec
     """Wait until a server says that it is ready.
 
     Raises:
+        TritonCrashed: a signal ended it.
         TritonFailed: it ended, or takes too long.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise TritonFailed(f"the server ended with {process.returncode}:\n{_reason(log)}")
+            kind = TritonCrashed if process.returncode < 0 else TritonFailed
+            raise kind(f"the server ended with {process.returncode}:\n{_reason(log)}")
         with (
             suppress(OSError),
             urllib.request.urlopen(f"http://{http}/v2/health/ready", timeout=5),

@@ -250,7 +250,8 @@ class _Ready:
 def test_no_tensorrt(trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, built = build(tmp_path, tiny_model(1, FLOAT))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependencyError, match=r"running model\.plan needs TensorRT 10\.13 or newer"):
+    told = r"running model\.plan needs an NVIDIA GPU and TensorRT 10\.13 or newer, which cannot be imported here"
+    with pytest.raises(MissingDependencyError, match=told):
         TensorRTRuntime(path, built.fingerprint)
 
 

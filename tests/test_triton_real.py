@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as client
-from real_triton import TritonFailed, real_triton, servable
+from real_triton import TritonCrashed, TritonFailed, real_triton, servable
 from served_bundles import make_bundle, make_plan_bundle
 
 from debiexport.cards import Card
@@ -19,6 +20,8 @@ from debiexport.triton.lint import lint_repository
 from debiexport.triton.presets import PRESETS, ServingOptions
 from debiexport.triton.protos import from_text
 from debiexport.triton.repository import write_repository
+
+WARM_UPS = 8  # one in six crashes
 
 
 def write_all(repository: Path, card: Card, bundles: Path) -> dict[str, Path]:
@@ -76,14 +79,18 @@ def test_a_fixed_batch_has_a_bounded_queue(tiny_card: Card, tmp_path: Path) -> N
 
 
 def test_a_warm_up_turns_wrong_sizes_into_an_error_of_loading(tiny_card: Card, tmp_path: Path) -> None:
-    """The linter says so before: what it finds, Triton refuses; without a warm-up it would load."""
+    """The linter says so before: what it finds, Triton refuses; without a warm-up it would load.
+
+    Triton 2.51 with its Python backend, whatever the model raises, ends by SIGSEGV in about every sixth warm-up that
+    fails: no model is served then either, but the reason is not told, so such a start is tried again.
+    """
     write_repository([make_bundle(tmp_path / "b", tiny_card)], tmp_path / "r", options=ServingOptions(threads=1))
     config = tmp_path / "r/tiny_debi/config.pbtxt"
     wrong = config.read_text().replace("dims: 64", "dims: 32")
     config.write_text(wrong)
     assert not lint_repository(tmp_path / "r").ok
-    with pytest.raises(TritonFailed, match="failed to load"), real_triton(tmp_path / "r", tmp_path / "log"):
-        pass
+    with pytest.raises(TritonFailed, match="failed to load"):
+        _start_until_told(tmp_path / "r", tmp_path / "log")
     log = (tmp_path / "log").read_text()
     assert re.search("failed to run warmup sample 'batch_1'.*Got: 32 Expected: 64", log, re.DOTALL)
 
@@ -91,3 +98,10 @@ def test_a_warm_up_turns_wrong_sizes_into_an_error_of_loading(tiny_card: Card, t
     assert not lint_repository(tmp_path / "r").ok
     with real_triton(tmp_path / "r", tmp_path / "log"):
         pass  # it is said to be ready
+
+
+def _start_until_told(repository: Path, log: Path) -> None:
+    for _ in range(WARM_UPS):
+        with suppress(TritonCrashed), real_triton(repository, log):
+            return
+    pytest.fail(f"{WARM_UPS} starts of Triton crashed, see {log}")
