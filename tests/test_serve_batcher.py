@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -223,6 +224,21 @@ def test_closing_runs_what_waits_and_ends_the_thread() -> None:
     with model_of(gate) as model:
         asyncio.run(go(model.batcher))
     assert not [thread for thread in threading.enumerate() if thread.name == "batches of toy"]
+
+
+def test_what_was_answered_is_not_held() -> None:
+    async def go(batcher: Batcher) -> None:
+        asked = request(2)
+        held = weakref.ref(asked)
+        await answers([batcher.submit(asked)])
+        del asked
+        deadline = time.monotonic() + 10
+        while held() is not None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.001)
+
+    with model_of(toy_run) as model:
+        asyncio.run(go(model.batcher))
 
 
 def test_an_event_loop_that_is_gone_does_not_stop_the_thread() -> None:

@@ -105,6 +105,7 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next_batch():
             self._execute(batch)
+            del batch  # or its images would be held until the next one comes
 
     def _next_batch(self) -> list[Ticket]:
         """The requests to run next, as soon as there are any worth running; none once the batcher is closed."""

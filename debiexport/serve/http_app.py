@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,6 +25,8 @@ from debiexport.serve.models import LoadedModel
 from debiexport.serve.refusals import RETRY_AFTER_S, ClientGone, Fault, NotFound, Refusal, Stalled, Unavailable, shown
 from debiexport.serve.service import Service
 
+WATCH_AFTER_S = 0.05
+UNREAD_BYTES = 64 * 1024  # of an answer, which may lie there when its request is over
 JSON_TYPE, BYTES_TYPE = "application/json", "application/octet-stream"
 _MODEL = "/v2/models/{name}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -121,12 +123,26 @@ class InferEndpoint:
             asked = parse_request(model.signature, body, headers.get(JSON_LENGTH), arrived_ns)
             del body
             ticket = model.batcher.submit(asked.request)
-            watch = asyncio.create_task(_give_up_with_the_client(receive, ticket))
-            try:
+            with _watched(receive, ticket):
                 results = await service.answer(model, ticket)
-            finally:
-                watch.cancel()
             await _send(_answer(model, asked, results), send, service)
+
+
+@contextmanager
+def _watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
+    """Within it a request ends when its connection does; that begins late, as most requests are answered before."""
+    watch: list[asyncio.Task[None]] = []
+
+    def begin() -> None:
+        watch.append(asyncio.create_task(_give_up_with_the_client(receive, ticket)))
+
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, begin)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for task in watch:
+            task.cancel()
 
 
 async def _give_up_with_the_client(receive: Receive, ticket: Ticket) -> None:
@@ -142,8 +158,11 @@ async def _send(response: Response, send: Send, service: Service) -> None:
     if not service.admission.ready:  # the next request is to go elsewhere
         response.headers["connection"] = "close"
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    if len(response.body) > UNREAD_BYTES:
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})  # waits until little is left
+    else:
+        await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
 def _answer(model: LoadedModel, asked: HttpRequest, results: Arrays) -> Response:

@@ -56,25 +56,26 @@ async def _read(receive: Receive, sink: _Plain | _Compressed, limits: Limits) ->
     loop = asyncio.get_running_loop()
     end = loop.time() + limits.body_s
     received = 0
-    while True:
-        try:
-            async with asyncio.timeout_at(min(loop.time() + limits.stall_s, end)):
+    try:
+        async with asyncio.timeout_at(min(loop.time() + limits.stall_s, end)) as timer:
+            while True:
                 message = await receive()
-        except TimeoutError:
-            if loop.time() >= end:
-                raise Stalled(
-                    f"the body did not end within {limits.body_s:g} s, got {received} bytes; send it faster"
-                ) from None
+                if message["type"] != "http.request":
+                    raise ClientGone(f"the connection ended after {received} bytes of the body")
+                chunk = message.get("body", b"")
+                received += len(chunk)
+                sink.add(chunk)
+                if not message.get("more_body", False):
+                    return sink.end()
+                timer.reschedule(min(loop.time() + limits.stall_s, end))
+    except TimeoutError:
+        if loop.time() >= end:
             raise Stalled(
-                f"the body stalled: nothing came for {limits.stall_s:g} s after {received} bytes; send it again"
+                f"the body did not end within {limits.body_s:g} s, got {received} bytes; send it faster"
             ) from None
-        if message["type"] != "http.request":
-            raise ClientGone(f"the connection ended after {received} bytes of the body")
-        chunk = message.get("body", b"")
-        received += len(chunk)
-        sink.add(chunk)
-        if not message.get("more_body", False):
-            return sink.end()
+        raise Stalled(
+            f"the body stalled: nothing came for {limits.stall_s:g} s after {received} bytes; send it again"
+        ) from None
 
 
 class _Plain:
