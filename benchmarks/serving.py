@@ -38,7 +38,7 @@ import serving_faults as faults
 from serving_latency import EMBEDDED, QUICK, TRITON, Asked, Timing, measure
 from serving_load import GRPC, HTTP, Load, run_load
 from serving_report import table
-from serving_servers import Server, embedded, triton, why_no_triton
+from serving_servers import Server, embedded, floor, triton, why_no_triton
 from serving_stops import kill_and_restart, terminate_under_load
 
 from debiexport.bench.contention import compare
@@ -153,7 +153,8 @@ class Run:
             self.data["ready_s"] = {name: round(server.ready_s, 2) for name, server in servers.items()}
             for model in models:
                 self._say(f"latency of {model.name}: {', '.join(servers)}")
-                self.data["latency"][model.name] = measure(model, servers, client, timing, THREADS)
+                with floor(model.bundle, THREADS, folder / "floor.log") as least:
+                    self.data["latency"][model.name] = measure(model, servers, least, client, timing, THREADS)
                 self.keep()
             for name, server in servers.items():
                 if name == EMBEDDED or self._scale.triton_malformed:

@@ -13,7 +13,7 @@ from serving_servers import Server
 
 from debiexport.bench.statistics import CONFIDENCE, RESAMPLES, SEED, plain, summarise
 
-EMBEDDED, TRITON = "embedded", "Triton"
+EMBEDDED, TRITON, FLOOR = "embedded", "Triton", "floor"
 PROTOCOLS = (HTTP, GRPC)
 CONCURRENCIES = (1, 4, 8)
 SHARES = (0.5, 0.8)  # of the capacity, at which requests arrive in the open loop
@@ -54,40 +54,44 @@ class Asked:
 
 
 def measure(
-    model: Asked, servers: Mapping[str, Server], client: Executor, timing: Timing, threads: int
+    model: Asked, servers: Mapping[str, Server], floor: Server, client: Executor, timing: Timing, threads: int
 ) -> dict[str, Any]:
     """All cells of a model.
 
     Args:
         model: on all servers.
         servers: by name; Triton may be missing.
+        floor: the least that a server costs; it is asked over HTTP, one image at a time.
         client: one process that sends the loads, each as long as the others wait.
         timing: how long.
         threads: of ONNX Runtime in the client, for the bare call; the servers' own were given to them.
 
     Returns:
-        Lists of rows: `closed`, `open` (the same rate for all servers) and `bare`; the `http_overhead_ms` of the
-        embedded server, and `grpc_throughput_ratio` over Triton.
+        Lists of rows: `closed`, which begins with bare ONNX Runtime and the floor, and `open` (the same rate for all
+        servers); `http_overhead_ms` of the embedded server and `floor_overhead_ms`, both over bare ONNX Runtime; and
+        `grpc_throughput_ratio` over Triton.
     """
 
     def block(load: Load) -> Record:
         return client.submit(run_load, load).result(timeout=load.seconds + 120)
 
-    bare = model.load(BARE, None, timing, threads)
+    bare, least = model.load(BARE, None, timing, threads), model.load(HTTP, floor, timing, threads)
     loads = {(n, p): model.load(p, server, timing, threads) for n, server in servers.items() for p in PROTOCOLS}
     for load in (bare, *loads.values()):
         block(replace(load, seconds=min(WARM_UP_S, timing.block_s), concurrency=max(timing.concurrencies)))
         block(replace(load, seconds=min(WARM_UP_S, timing.block_s)))
+    block(replace(least, seconds=min(WARM_UP_S, timing.block_s)))
     told: dict[str, Any] = {"closed": [], "open": []}
     most: dict[tuple[str, str], list[Record]] = {}
     for concurrency in timing.concurrencies:
         cells = {key: replace(load, concurrency=concurrency) for key, load in loads.items()}
         if concurrency == 1:
-            cells = {(BARE, BARE): bare, **cells}
+            cells = {(BARE, BARE): bare, (FLOOR, HTTP): least, **cells}
         records = _in_turn(cells, block, timing.rounds)
         told["closed"] += [_row(key, records[key], concurrency=concurrency) for key in cells]
         if concurrency == 1:
             told["http_overhead_ms"] = _overhead(records[EMBEDDED, HTTP], records[BARE, BARE])
+            told["floor_overhead_ms"] = _overhead(records[FLOOR, HTTP], records[BARE, BARE])
         most = records
     told["most_concurrency"] = max(timing.concurrencies)
     if TRITON in servers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving_latency import EMBEDDED, TRITON
+from serving_latency import EMBEDDED, FLOOR, TRITON
 from serving_load import BARE, GRPC, HTTP
 
 from debiexport.bench.contention import PRESSURE_LIMIT, STEAL_LIMIT
@@ -15,6 +15,8 @@ MALFORMED_CASES, MALFORMED_MIB = 50, 400 * 1e6 / 2**20
 STALL_S, STALL_SPARE_S = 10.0, 1.0  # a timer of 10 s, and a moment in which it is seen
 FLAT_MIB = 16.0  # what an allocator may keep between two bursts of refusals
 EXIT_S = 1.0
+
+WITHOUT = {BARE: "ONNX Runtime without a server", FLOOR: "a socket that checks nothing, HTTP, 1 at once"}
 
 Row = tuple[str, str, str, bool | None]
 
@@ -33,8 +35,8 @@ def _side_by_side(data: dict[str, Any]) -> list[str]:
     lines = [f"| model, load | embedded, p50 / p90 / p99 | per s | {heading} | per s |", "|---|---|---|---|---|"]
     for model, found in data["latency"].items():
         for row in found["closed"]:
-            if row["server"] == BARE:
-                lines.append(f"| {model}, ONNX Runtime without a server | {_latency(row)} | {_rate(row)} | | |")
+            if named := WITHOUT.get(row["server"]):
+                lines.append(f"| {model}, {named} | {_latency(row)} | {_rate(row)} | | |")
         for kind in ("closed", "open"):
             rows = {(r["protocol"], r.get("concurrency"), r.get("share"), r["server"]): r for r in found[kind]}
             for protocol, concurrency, share, server in rows:
@@ -80,6 +82,9 @@ def _latency_rows(data: dict[str, Any]) -> list[Row]:
                 _shown(overhead, " ms"),
                 None if overhead is None else overhead["value"] <= OVERHEAD_MS,
             )
+        )
+        rows.append(
+            (f"{model}: the same of a socket that checks nothing", "", _shown(found["floor_overhead_ms"], " ms"), None)
         )
         ratio = found.get("grpc_throughput_ratio")
         rows.append(

@@ -90,6 +90,24 @@ def embedded(
         end(process)
 
 
+@contextmanager
+def floor(bundle: str, threads: int, log: Path) -> Iterator[Server]:
+    """`serving_floor.py` with one bundle, over HTTP only.
+
+    Raises:
+        ServerFailed: it is not ready in time.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("serving_floor.py")), bundle, str(threads)]
+    begun = time.monotonic()
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        http = f"127.0.0.1:{int(_first_line(process, log))}"
+        yield Server(http, "", process.pid, time.monotonic() - begun, process)
+    finally:
+        end(process)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """Let a server end by itself, and end it where it does not."""
     if process.poll() is None:
@@ -109,7 +127,7 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> bytes:
     line = process.stdout.readline() if ready else b""
     if not line:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise ServerFailed(f"debiexport serve is not ready: {' '.join(said[-3:])[-500:] or 'it said nothing'}")
+        raise ServerFailed(f"{process.args[1:4]} is not ready: {' '.join(said[-3:])[-500:] or 'it said nothing'}")
     return line
 
 
