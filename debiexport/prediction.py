@@ -13,6 +13,7 @@ from debiexport.bundle import Bundle, is_unverified, open_bundle
 from debiexport.cards import card_names, load_card
 from debiexport.departures import departure_note
 from debiexport.errors import ImageError, UsageError
+from debiexport.image_batches import ImageFailure, image_batches
 from debiexport.metrics import top_classes
 from debiexport.names import LOGITS
 from debiexport.preprocess import load_image
@@ -21,7 +22,6 @@ from debiexport.runtimes.base import Array, Runtime
 from debiexport.signature import IMAGES
 
 MAX_LOSS = 0.005  # of top-1 that an export may cost
-EVALUATION_BATCH = 8  # images in memory at once where the batch is dynamic
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,6 @@ class Prediction:
 
     def __str__(self) -> str:
         return f"{self.image}: {', '.join(map(str, self.classes))}"
-
-
-@dataclass(frozen=True)
-class ImageFailure:
-    """A file that could not be used: its path, one line that says why, and the exit code of that error."""
-
-    image: str
-    reason: str
-    exit_code: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"image": self.image, "reason": self.reason}
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 @dataclass(frozen=True)
@@ -135,12 +120,7 @@ def predict(
         ImageError: a file is not an image, or decodes to too many pixels.
         BundleError: a file of the bundle is missing, truncated or altered.
     """
-    if isinstance(images, str | Path):
-        raise UsageError(f"the images are {str(images)!r}: give a list of files")
-    if not images:
-        raise UsageError("no images: give at least one image file")
-    if top < 1:
-        raise UsageError(f"--top is {top}: give at least 1")
+    check_request(images, top)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_classes(opened, "predict")
     notes = weight_notes(opened)
@@ -148,7 +128,7 @@ def predict(
         notes.append(f"{opened.path} lost parity when it was exported: do not rely on these predictions")
     failures: list[ImageFailure] = []
     predictions = [
-        _prediction(str(images[position]), row, opened, top)
+        prediction_of(images[position], row, opened.manifest.labels, top)
         for positions, logits in _logits(opened, opened.runtime(threads), images, failures if keep_going else None)
         for position, row in zip(positions, logits, strict=True)
     ]
@@ -200,6 +180,30 @@ def evaluate(
     return Accuracy(done, hits1 / done, hits5 / done, tuple(skipped))
 
 
+def check_request(images: Sequence[str | Path], top: int) -> None:
+    """Refuse what nothing can be predicted for.
+
+    Raises:
+        UsageError: no images, one path in the place of a list, or `top` below 1.
+    """
+    if isinstance(images, str | Path):
+        raise UsageError(f"the images are {str(images)!r}: give a list of files")
+    if not images:
+        raise UsageError("no images: give at least one image file")
+    if top < 1:
+        raise UsageError(f"--top is {top}: give at least 1")
+
+
+def prediction_of(path: str | Path, logits: Array, labels: Sequence[str] | None, top: int) -> Prediction:
+    """The `top` best classes of logits (classes,), with softmax probabilities of float64."""
+    wide = logits.astype(np.float64)
+    shares = np.exp(wide - wide.max())
+    shares /= shares.sum()
+    best = top_classes(logits[None], top)[0]
+    scores = (ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best)
+    return Prediction(str(path), tuple(scores))
+
+
 def require_classes(bundle: Bundle, asked: str) -> int:
     """The number of classes.
 
@@ -220,30 +224,12 @@ def _logits(
     A file that cannot be used is left out and appended to `failures`; where that is None, it is raised.
     """
     manifest = bundle.manifest
-    batch = runtime.batch or EVALUATION_BATCH
-    positions: list[int] = []
-    images: list[Array] = []
-    for position, file in enumerate(files):
-        try:
-            images.append(load_image(file, manifest.card.preprocessing, manifest.image_size, manifest.input))
-            positions.append(position)
-        except (ImageError, UsageError) as error:
-            if failures is None:
-                raise
-            failures.append(ImageFailure(str(file), str(error), error.exit_code))
-        if images and (len(images) == batch or position == len(files) - 1):
-            filled = images + images[-1:] * ((runtime.batch or 0) - len(images))
-            yield positions, runtime.run({IMAGES: np.stack(filled)})[LOGITS][: len(images)]
-            positions, images = [], []
 
+    def load(file: str | Path) -> Array:
+        return load_image(file, manifest.card.preprocessing, manifest.image_size, manifest.input)
 
-def _prediction(path: str, logits: Array, bundle: Bundle, top: int) -> Prediction:
-    wide = logits.astype(np.float64)
-    shares = np.exp(wide - wide.max())
-    shares /= shares.sum()
-    labels = bundle.manifest.labels
-    best = top_classes(logits[None], top)[0]
-    return Prediction(path, tuple(ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best))
+    for positions, images in image_batches(files, load, failures, batch=runtime.batch):
+        yield positions, runtime.run({IMAGES: images})[LOGITS][: len(positions)]
 
 
 def labelled_files(bundle: Bundle, folder: Path) -> tuple[list[str | Path], list[int]]:

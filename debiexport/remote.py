@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from debiexport.errors import DebiexportError, ImageError, UsageError
-from debiexport.metrics import top_classes
+from debiexport.errors import DebiexportError
+from debiexport.image_batches import IMAGES_AT_ONCE, ImageFailure, image_batches
 from debiexport.names import LOGITS
-from debiexport.prediction import EVALUATION_BATCH, ClassScore, ImageFailure, Prediction, PredictResult
+from debiexport.prediction import Prediction, PredictResult, check_request, prediction_of
 from debiexport.preprocess import load_image
 from debiexport.remote_connection import Answer, Connection
 from debiexport.remote_model import RemoteModel, read_model, weight_notes
@@ -42,12 +40,7 @@ def predict_remote(
         MissingDependencyError: tritonclient is not installed.
         DebiexportError: the server is overloaded, or fails.
     """
-    if isinstance(images, str | Path):
-        raise UsageError(f"the images are {str(images)!r}: give a list of files")
-    if not images:
-        raise UsageError("no images: give at least one image file")
-    if top < 1:
-        raise UsageError(f"--top is {top}: give at least 1")
+    check_request(images, top)
     with Connection(server) as connection:
         config = connection.config(model)
         served = read_model(config, connection.server)
@@ -57,7 +50,7 @@ def predict_remote(
         for positions, answer in _answers(connection, served, images, failures if keep_going else None):
             versions.add(answer.version)
             for position, row in zip(positions, answer.output[: len(positions)], strict=True):
-                predictions.append(_prediction(str(images[position]), row, served.labels, top))
+                predictions.append(prediction_of(images[position], row, served.labels, top))
     notes = [note for version in sorted(versions) for note in weight_notes(config, version, connection.server)]
     return PredictResult(tuple(predictions), tuple(notes), tuple(failures))
 
@@ -68,32 +61,16 @@ def _answers(
     """Positions of files and the server's answer to them, in batches that the model takes. Where it takes only one, a
     short batch is filled up, and its answer is longer. A file that cannot be used is appended to `failures`, or raised.
     """
-    size = model.batch or min(model.max_batch, EVALUATION_BATCH)
-    positions: list[int] = []
-    images: list[Array] = []
-    for position, file in enumerate(files):
-        try:
-            images.append(load_image(file, model.preprocessing, model.image_size, model.input))
-            positions.append(position)
-        except (ImageError, UsageError) as error:
-            if failures is None:
-                raise
-            failures.append(ImageFailure(str(file), str(error), error.exit_code))
-        if images and (len(images) == size or position == len(files) - 1):
-            filled = np.stack(images + images[-1:] * ((model.batch or 0) - len(images))).astype(model.dtype)
-            answer = connection.infer(model.name, IMAGES, filled, LOGITS)
-            if answer.output.shape != (len(filled), model.classes):
-                raise DebiexportError(
-                    f"{connection.server} answers {len(filled)} images of {model.name!r} with numbers of the shape"
-                    f" {answer.output.shape}, not {(len(filled), model.classes)}: look at the server's log"
-                )
-            yield positions, answer
-            positions, images = [], []
 
+    def load(file: str | Path) -> Array:
+        return load_image(file, model.preprocessing, model.image_size, model.input)
 
-def _prediction(path: str, logits: Array, labels: tuple[str, ...] | None, top: int) -> Prediction:
-    wide = logits.astype(np.float64)
-    shares = np.exp(wide - wide.max())
-    shares /= shares.sum()
-    best = top_classes(logits[None], top)[0]
-    return Prediction(path, tuple(ClassScore(int(i), labels[i] if labels else None, float(shares[i])) for i in best))
+    at_most = min(model.max_batch, IMAGES_AT_ONCE)
+    for positions, images in image_batches(files, load, failures, batch=model.batch, at_most=at_most):
+        answer = connection.infer(model.name, IMAGES, images.astype(model.dtype), LOGITS)
+        if answer.output.shape != (len(images), model.classes):
+            raise DebiexportError(
+                f"{connection.server} answers {len(images)} images of {model.name!r} with numbers of the shape"
+                f" {answer.output.shape}, not {(len(images), model.classes)}: look at the server's log"
+            )
+        yield positions, answer

@@ -10,7 +10,7 @@ import typer
 from debiexport.cli.output import OUTPUT
 
 if TYPE_CHECKING:
-    from debiexport.prediction import ImageFailure
+    from debiexport.image_batches import ImageFailure
 
 
 def print_result(text: str, data: Mapping[str, Any], failures: Sequence[ImageFailure]) -> None:

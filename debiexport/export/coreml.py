@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,14 @@ from debiexport.atomic import StagedFolder, check_destination, staged_folder
 from debiexport.bundle import GOLDEN, MODEL, PACKAGE, describe_file
 from debiexport.cards import Card
 from debiexport.errors import UsageError
+from debiexport.export.manifests import manifest_of
 from debiexport.export.naming import default_output
 from debiexport.export.result import ExportResult, UnverifiedExport
 from debiexport.export.source import Loaded, Source, load, prepare
 from debiexport.extras import COREML as COREML_PACKAGES
 from debiexport.extras import require
 from debiexport.lowerings import COREML_DEFAULT, COREML_LOWERINGS, PLAIN, Lowering
-from debiexport.manifest import COREML, MANIFEST, Artifact, Manifest
-from debiexport.parity_report import ParityReport
+from debiexport.manifest import COREML, MANIFEST, Artifact
 from debiexport.progress import Progress, silent
 from debiexport.signature import COREML_INPUTS, IMAGE, NORMALIZED, check_input, input_spec, output_specs
 from debiexport.targets.coreml.choices import DEFAULT_TARGET, Precision, check_target, find_precision
@@ -262,7 +261,17 @@ def _prove(
         describe_file(_weights(package), "weights", str(_weights(package).relative_to(staged.path).as_posix())),
         describe_file(golden, GOLDEN),
     )
-    manifest = _manifest(plan, loaded, (*models, *others), report, placement.to_dict())
+    manifest = manifest_of(
+        COREML,
+        loaded,
+        plan.lowering,
+        (*models, *others),
+        report,
+        _VERSIONED,
+        {"least_system": plan.target},
+        input=plan.input,
+        placement=placement.to_dict(),
+    )
     manifest.write(staged.path)
     why = None
     notes = list(source.notes)
@@ -297,26 +306,6 @@ def _weights(package: Path) -> Path:
     from debiexport.targets.coreml.package import WEIGHTS_FILE
 
     return package / WEIGHTS_FILE
-
-
-def _manifest(
-    plan: _Plan, loaded: Loaded, artifacts: tuple[Artifact, ...], report: ParityReport, placement: dict[str, Any]
-) -> Manifest:
-    return Manifest(
-        target=COREML,
-        card=loaded.card,
-        checkpoint=loaded.description,
-        checkpoint_sha256=loaded.sha256,
-        image_size=loaded.geometry.image_size,
-        artifacts=artifacts,
-        lowering=plan.lowering,
-        versions={name: version(name) for name in _VERSIONED}
-        | {"debiexport": __version__, "least_system": plan.target},
-        labels=loaded.labels,
-        parity=report.to_dict(),
-        input=plan.input,
-        placement=placement,
-    )
 
 
 def _accuracy_loss(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from debiexport._version import __version__
@@ -13,14 +12,14 @@ from debiexport.atomic import StagedFolder, check_destination, staged_folder
 from debiexport.bundle import GOLDEN, MODEL, describe_file
 from debiexport.cards import Card
 from debiexport.errors import UsageError
+from debiexport.export.manifests import manifest_of
 from debiexport.export.naming import default_output
 from debiexport.export.result import ExportResult, UnverifiedExport
 from debiexport.export.source import Loaded, Source, load, prepare
 from debiexport.extras import EXPORT, require
 from debiexport.gates import FLOAT32
 from debiexport.lowerings import DEFAULT, Lowering, find_lowering
-from debiexport.manifest import MANIFEST, ONNX, Artifact, Manifest
-from debiexport.parity_report import ParityReport
+from debiexport.manifest import MANIFEST, ONNX, Artifact
 from debiexport.progress import Progress, silent
 from debiexport.runtimes.session import RECOMMENDED
 from debiexport.signature import NORMALIZED, check_input, input_spec, output_specs
@@ -148,7 +147,9 @@ def _prove(plan: _Plan, source: Source, loaded: Loaded, model: Path, staged: Sta
     golden = staged.path / "golden.npz"
     write_golden(golden, judgement)
     artifacts = (_model_artifact(plan, loaded, model), describe_file(golden, GOLDEN))
-    manifest = _manifest(plan, loaded, artifacts, report)
+    manifest = manifest_of(
+        ONNX, loaded, plan.lowering, artifacts, report, _VERSIONED, input=plan.input, session=RECOMMENDED
+    )
     manifest.write(staged.path)
     if not report.ok:
         raise UnverifiedExport(staged.commit_unverified(), report)
@@ -164,21 +165,4 @@ def _model_artifact(plan: _Plan, loaded: Loaded, path: Path) -> Artifact:
         opset=plan.opset,
         inputs=(input_spec(loaded.geometry.image_size, plan.batch, plan.input),),
         outputs=output_specs(loaded.geometry, plan.batch),
-    )
-
-
-def _manifest(plan: _Plan, loaded: Loaded, artifacts: tuple[Artifact, ...], report: ParityReport) -> Manifest:
-    return Manifest(
-        target=ONNX,
-        card=loaded.card,
-        checkpoint=loaded.description,
-        checkpoint_sha256=loaded.sha256,
-        image_size=loaded.geometry.image_size,
-        artifacts=artifacts,
-        lowering=plan.lowering,
-        versions={name: version(name) for name in _VERSIONED} | {"debiexport": __version__},
-        labels=loaded.labels,
-        parity=report.to_dict(),
-        input=plan.input,
-        session=RECOMMENDED,
     )

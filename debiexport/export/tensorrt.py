@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +15,14 @@ from debiexport.atomic import StagedFolder, check_destination, staged_folder
 from debiexport.bundle import ENGINE, GOLDEN, MODEL, TIMING_CACHE, describe_file
 from debiexport.cards import Card
 from debiexport.errors import ParityError, UsageError
+from debiexport.export.manifests import manifest_of
 from debiexport.export.naming import default_output
 from debiexport.export.result import ExportResult, UnverifiedExport
 from debiexport.export.source import Loaded, Source, load, prepare
 from debiexport.extras import TENSORRT as PACKAGES
 from debiexport.extras import require
 from debiexport.lowerings import TENSORRT_LOWERINGS, Lowering
-from debiexport.manifest import MANIFEST, TENSORRT, Artifact, Manifest
-from debiexport.parity_report import ParityReport
+from debiexport.manifest import MANIFEST, TENSORRT, Artifact
 from debiexport.progress import Progress, silent
 from debiexport.signature import IMAGES, NORMALIZED, input_spec, output_specs
 from debiexport.targets.tensorrt.builders import NONE, Built, Request, build, request
@@ -208,14 +207,14 @@ def _prove(plan: _Plan, source: Source, loaded: Loaded, staged: StagedFolder, pr
     write_golden(golden, replace(judgements[0], report=report))
     files = [*models, describe_file(golden, GOLDEN)]
     if not report.ok:
-        _manifest(plan, loaded, tuple(files), report).write(staged.path)
+        manifest_of(TENSORRT, loaded, plan.lowering, files, report, _VERSIONED).write(staged.path)
         raise UnverifiedExport(staged.commit_unverified(), report, infinite)
     engines = []
     if plan.engine.kind != NONE:
         for profile in plan.profiles:
             progress(f"building an engine of {plan.file(profile, 'onnx')} ({plan.engine.kind})")
             engines.append(_build(plan, profile, staged.path, files, progress))
-    manifest = _manifest(plan, loaded, tuple(files), report)
+    manifest = manifest_of(TENSORRT, loaded, plan.lowering, files, report, _VERSIONED)
     manifest.write(staged.path)
     lost = _engine_loss(plan, staged.path, progress)
     if lost is not None:  # the folder's name may be changed, what the manifest says stays
@@ -313,19 +312,4 @@ def _artifact(plan: _Plan, loaded: Loaded, profile: Profile, folder: Path) -> Ar
         opset=OPSET,
         inputs=(input_spec(size, batch, NORMALIZED),),
         outputs=output_specs(loaded.geometry, batch),
-    )
-
-
-def _manifest(plan: _Plan, loaded: Loaded, artifacts: tuple[Artifact, ...], report: ParityReport) -> Manifest:
-    return Manifest(
-        target=TENSORRT,
-        card=loaded.card,
-        checkpoint=loaded.description,
-        checkpoint_sha256=loaded.sha256,
-        image_size=loaded.geometry.image_size,
-        artifacts=artifacts,
-        lowering=plan.lowering,
-        versions={name: version(name) for name in _VERSIONED} | {"debiexport": __version__},
-        labels=loaded.labels,
-        parity=report.to_dict(),
     )
