@@ -121,7 +121,7 @@ class Run:
             "block_s": scale.timing.block_s,
             "others_before": others(scale.watch_s),
             "no_triton": why_no_triton(),
-            "triton": "its Python backend with ONNX Runtime stands in for its ONNX Runtime backend",
+            "triton": "its Python backend with ONNX Runtime stands in for its ONNX Runtime backend; no queue policy",
             "latency": {},
         }
 

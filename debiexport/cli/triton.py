@@ -30,7 +30,7 @@ _MaxBatch = Annotated[
     str | None,
     typer.Option("--max-batch", metavar="N", help="Most images put together (default: 8, or what a plan takes)."),
 ]
-_Instances = Annotated[str, typer.Option("--instances", metavar="N", help="Copies of each model, on each GPU if any.")]
+_Instances = Annotated[str, typer.Option("--instances", metavar="N", help="Copies of each model, on each GPU if any; two keep a lone client from long waits (README).")]
 _Threads = Annotated[
     str | None, typer.Option("--threads", metavar="N", help="Threads of a copy on a CPU (default: 4).")
 ]
