@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -499,6 +500,19 @@ def test_full_tensorrt(engine_bundle: Path) -> None:
     assert (engine_bundle / "model.plan").read_bytes().startswith(b"fake plan ")  # nothing before it
 
 
+def test_an_engine_that_is_not_built_is_said(
+    tiny_bi_card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr("debiexport.targets.tensorrt.builders.missing", list)
+    lines = list[str]()
+    result = export(tiny_bi_card, tmp_path / "out", engine=None, progress=lines.append)
+    assert result.engines == ()
+    assert result.notes[-1].startswith("no engine is built, since building an engine needs an NVIDIA GPU")
+    assert f"note: {result.notes[-1]}" in lines
+    assert export(tiny_bi_card, tmp_path / "wanted", engine="none").notes == result.notes[:-1]
+
+
 def test_an_engine_for_this_machine_is_the_default(
     tiny_bi_card: Card, tmp_path: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -510,6 +524,8 @@ def test_an_engine_for_this_machine_is_the_default(
     (line,) = result.engines
     assert "TensorRT 11.4.0.106, NVIDIA L4 (8.9), batch 1:2:4" in line and "that multiply matrices: fp16" in line
     assert trt.cuda.held == 0
+
+    assert not any("insists" in note for note in result.notes)
 
     (tmp_path / "folder").mkdir()
     options["timing_cache"] = tmp_path / "folder"

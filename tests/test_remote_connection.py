@@ -59,7 +59,6 @@ def test_addresses(text: str, protocol: str, address: str) -> None:
         ":8000",
         "host:port",
         "host:99999",
-        "https://host",
         "ftp://host",
         "host/v2",
         "host?x",
@@ -70,6 +69,13 @@ def test_addresses(text: str, protocol: str, address: str) -> None:
 )
 def test_bad_addresses(text: str, one_line: OneLine) -> None:
     with pytest.raises(UsageError, match="give host:port or grpc://host:port") as refused:
+        parse_server(text)
+    assert repr(text) in one_line(refused.value)
+
+
+@pytest.mark.parametrize("text", ["https://host", "HTTPS://host:443", "grpcs://host"])
+def test_tls_is_not_spoken(text: str, one_line: OneLine) -> None:
+    with pytest.raises(UsageError, match="TLS is not spoken here; give host:port") as refused:
         parse_server(text)
     assert repr(text) in one_line(refused.value)
 

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from serving import Gate, RunningServer, images, running_server, toy_model, toy_run
 
-from debiexport.errors import UsageError
-from debiexport.serve.listeners import bound_socket
-from debiexport.serve.server import Listening
+from debiexport.errors import DebiexportError, UsageError
+from debiexport.serve.listeners import bound_socket, is_loopback
+from debiexport.serve.options import ServeOptions
+from debiexport.serve.server import Listening, serve
 
 
 def ask_http(server: RunningServer, given: np.ndarray) -> np.ndarray:
@@ -157,9 +159,25 @@ def test_ports_that_are_taken() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 cannot be listened on"):
             bound_socket("127.0.0.1", port).__enter__()
-    for host in ("192.0.2.1", "no such host.invalid"):
-        with pytest.raises(UsageError, match="cannot be listened on"):
-            bound_socket(host, 0).__enter__()
+    with pytest.raises(UsageError, match=r"port 0 of 192\.0\.2\.1 cannot be listened on"):
+        bound_socket("192.0.2.1", 0).__enter__()
+    with pytest.raises(UsageError, match=r"--host no such host\.invalid cannot be found \(.*give an address of this"):
+        bound_socket("no such host.invalid", 0).__enter__()
+
+
+def test_other_machines_are_spoken_of(tmp_path: Path) -> None:
+    ports = {"port": 0, "grpc_port": 0, "metrics_port": 0}
+    for host, told in (("0.0.0.0", 1), ("127.0.0.1", 0)):
+        lines = list[str]()
+        with pytest.raises(DebiexportError):
+            serve([tmp_path / "nothing"], ServeOptions(host=host, **ports), progress=lines.append)
+        notes = [line for line in lines if "no port is encrypted" in line]
+        assert len(notes) == told and all(host in note for note in notes)
+
+
+def test_who_can_reach_an_address() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "localhost.example.org")))
 
 
 def test_grpcs_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tiny_onnx import tiny_model
 from debiexport.errors import EngineError, MissingDependencyError, ParityError, UsageError
 from debiexport.progress import silent
 from debiexport.targets.tensorrt import builders, rtx
-from debiexport.targets.tensorrt.builders import Built, Request, build, choose_engine, request
+from debiexport.targets.tensorrt.builders import Built, Request, best_engine, build, check_engine, request
 from debiexport.targets.tensorrt.fingerprint import Fingerprint
 from debiexport.targets.tensorrt.profile import Profile
 from debiexport.targets.tensorrt.rtx_report import RtxBuild, RtxLayer, RtxTensor
@@ -46,31 +46,39 @@ def built(folder: Path, what: Request, profile: Profile = ONE) -> Built:
 
 
 def test_full_tensorrt_is_the_best(trt: FakeTensorRT) -> None:
-    assert choose_engine(None) == choose_engine("tensorrt") == "tensorrt"
-    assert choose_engine("none") == "none"
+    assert best_engine() == ("tensorrt", None)
+    assert check_engine("tensorrt") == "tensorrt"
+    assert check_engine("none") == "none"
 
 
 def test_without_a_gpu(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, one_line: OneLine) -> None:
     trt.cuda.count = 0
     monkeypatch.setattr(builders, "missing", lambda packages: [])
-    assert choose_engine(None) == choose_engine("rtx") == "rtx"
+    kind, why = best_engine()
+    assert kind == check_engine("rtx") == "rtx"
+    assert why is not None and why.startswith(
+        "the engine is built with TensorRT for RTX, since building an engine needs"
+    )
     with pytest.raises(MissingDependencyError) as caught:
-        choose_engine("tensorrt")
+        check_engine("tensorrt")
     assert "--engine rtx" in one_line(caught.value) and "--engine none" in str(caught.value)
 
 
 @pytest.mark.usefixtures("without_rtx")
 def test_with_nothing_at_all(monkeypatch: pytest.MonkeyPatch, one_line: OneLine) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert choose_engine(None) == "none"
+    kind, why = best_engine()
+    assert kind == "none"
+    assert why is not None and why.startswith("no engine is built, since building an engine needs an NVIDIA GPU and")
+    assert why.endswith("; --engine tensorrt insists")
     with pytest.raises(MissingDependencyError) as caught:
-        choose_engine("rtx")
+        check_engine("rtx")
     assert "pip install 'debiexport[rtx]'" in one_line(caught.value) and "--engine none" in str(caught.value)
 
 
 def test_what_is_no_engine(one_line: OneLine) -> None:
     with pytest.raises(UsageError) as caught:
-        choose_engine("TensorRT")
+        check_engine("TensorRT")
     assert one_line(caught.value) == "--engine is 'TensorRT': give tensorrt, rtx, none"
 
 
@@ -81,6 +89,10 @@ def test_requests(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert request("rtx", ["sm80", "sm120"], **options).capabilities == ("sm80", "sm120")
     cache = tmp_path / "times"
     assert request(None, None, **{**options, "timing_cache": cache}).timing_cache == cache
+    assert request(None, None, **options).note is None
+    trt.cuda.count = 0
+    assert request("rtx", None, **options).note is None
+    assert "since building an engine needs" in (request(None, None, **options).note or "")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def export_tensorrt(
     destination = Path(output) if output is not None else _default_output(plan, source)
     check_destination(destination, force=force, marker=MANIFEST)
     _check_kernels(plan, source)
+    if plan.engine.note is not None:
+        progress(f"note: {plan.engine.note}")
     loaded = load(source, progress)
 
     with staged_folder(destination, force=force, marker=MANIFEST) as staged:
@@ -220,7 +222,8 @@ def _prove(plan: _Plan, source: Source, loaded: Loaded, staged: StagedFolder, pr
     if lost is not None:  # the folder's name may be changed, what the manifest says stays
         replace(manifest, parity=manifest.parity | {"ok": False}).write(staged.path)
         raise UnverifiedExport(staged.commit_unverified(), report, lost)
-    return ExportResult(staged.commit(), manifest, report, source.notes, tuple(built.text for built in engines))
+    notes = (*source.notes, *([] if plan.engine.note is None else [plan.engine.note]))
+    return ExportResult(staged.commit(), manifest, report, notes, tuple(built.text for built in engines))
 
 
 def _engine_loss(plan: _Plan, folder: Path, progress: Progress) -> str | None:

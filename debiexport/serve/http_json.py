@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from debiexport.runtimes.base import Array
-from debiexport.serve.limits import SPARE_TOKENS
+from debiexport.serve.limits import SPARE_TOKENS, TOO_MANY
 from debiexport.serve.refusals import BadRequest, shown
 from debiexport.serve.requests import Signature, side_list
 from debiexport.signature import TensorSpec
@@ -58,7 +58,7 @@ def decode(text: bytes | memoryview, signature: Signature) -> dict[str, Any]:
         string = str(text, "utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"the JSON is not UTF-8: {error.reason} at byte {error.start}") from None
-    most = signature.largest_elements + SPARE_TOKENS
+    most = TOO_MANY * signature.largest_elements + SPARE_TOKENS
     for character, what in ((",", "values"), ("[", "lists"), ("{", "objects")):
         if (count := string.count(character)) > most:
             raise BadRequest(f"the JSON has {count} {what}, expected at most {most} for model '{signature.model}'")

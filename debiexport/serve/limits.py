@@ -13,6 +13,7 @@ TYPED_BYTES_PER_VALUE = 2  # of a uint8 in a list of gRPC; those of floats are a
 LARGEST_JSON = 64 * MIB
 BESIDE_DATA = 256 * 1024  # names, shapes, parameters
 SPARE_TOKENS = 4096
+TOO_MANY = 2  # times the largest batch: so much is read, for the answer to tell of the batch and not of bytes
 HEAD_BYTES = 64 * 1024
 CONNECTIONS = 512
 
@@ -37,9 +38,11 @@ class Limits:
 
     @classmethod
     def of(cls, signatures: Sequence[Signature]) -> Limits:
-        """The bounds that let through the largest request of any model, in binary, and in JSON up to 64 MiB."""
-        values = max(signature.largest_elements for signature in signatures)
-        binary = max(signature.largest_bytes for signature in signatures) + BESIDE_DATA
+        """The bounds that let through the largest request of any model, and those that are up to twice too large: in
+        binary, and in JSON up to 64 MiB.
+        """
+        values = TOO_MANY * max(signature.largest_elements for signature in signatures)
+        binary = TOO_MANY * max(signature.largest_bytes for signature in signatures) + BESIDE_DATA
         text = values * JSON_BYTES_PER_VALUE + BESIDE_DATA
         body = max(binary, min(text, LARGEST_JSON))
         typed = values * TYPED_BYTES_PER_VALUE + BESIDE_DATA

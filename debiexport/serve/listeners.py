@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 import grpc
@@ -88,6 +89,10 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
+    except socket.gaierror as error:
+        raise UsageError(
+            f"--host {host} cannot be found ({error.strerror}): give an address of this machine, as 127.0.0.1"
+        ) from None
     except OSError as error:
         raise _unusable(host, port, error) from None
     with found:
@@ -97,6 +102,14 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             raise _unusable(host, port, error) from None
         yield found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host.lower() == "localhost"
 
 
 def _unusable(host: str, port: int, error: OSError) -> UsageError:

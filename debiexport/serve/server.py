@@ -19,7 +19,7 @@ from typing import Any
 from debiexport.errors import Interrupted
 from debiexport.progress import Progress, silent
 from debiexport.serve.http_app import http_app
-from debiexport.serve.listeners import FLUSH_S, add_grpc_port, bound_socket, grpc_server, http_server
+from debiexport.serve.listeners import FLUSH_S, add_grpc_port, bound_socket, grpc_server, http_server, is_loopback
 from debiexport.serve.metrics import metrics_app
 from debiexport.serve.models import load_models
 from debiexport.serve.options import ServeOptions
@@ -92,6 +92,11 @@ def serve(
     chosen = options or ServeOptions()
     with ExitStack() as stack:
         sockets = [stack.enter_context(bound_socket(chosen.host, port)) for port in (chosen.port, chosen.metrics_port)]
+        if not is_loopback(chosen.host):
+            progress(
+                f"note: other machines can reach {chosen.host}, and no port is encrypted or asks who is there: let only"
+                " those through that may use the models"
+            )
         models = load_models(bundles, chosen, progress)
         stack.callback(models.close)
 

@@ -41,6 +41,7 @@ class Request:
         plugins: whether the models have fused operations, for which the project brings kernels.
         precision: that the engine has to prove, "fp32" or "fp16".
         timing_cache: a file that full TensorRT reads and renews; None for one in the bundle alone.
+        note: where the kind was left open, what full TensorRT lacks here, as one sentence; None where it is used.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Request:
     plugins: bool
     precision: str
     timing_cache: Path | None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,24 @@ class Built:
     text: str
 
 
-def choose_engine(kind: str | None) -> str:
-    """The kind that is built: the one that is asked for, or the best that this machine can build.
+def best_engine() -> tuple[str, str | None]:
+    """The best kind that this machine can build, and why that is not full TensorRT, if it is not."""
+    try:
+        require_tensorrt()
+    except MissingDependencyError as error:
+        kind = NONE if missing(("tensorrt_rtx",)) else RTX
+        done = "no engine is built" if kind == NONE else "the engine is built with TensorRT for RTX"
+        return kind, f"{done}, since {str(error).partition(': ')[0]}; --engine tensorrt insists"
+    return TENSORRT, None
+
+
+def check_engine(kind: str) -> str:
+    """The kind that is asked for.
 
     Raises:
         UsageError: there is no such kind.
         MissingDependencyError: this machine cannot build it.
     """
-    if kind is None:
-        try:
-            require_tensorrt()
-        except MissingDependencyError:
-            return NONE if missing(("tensorrt_rtx",)) else RTX
-        return TENSORRT
     if kind not in ENGINES:
         raise UsageError(f"--engine is {kind!r}: give {', '.join(ENGINES)}")
     if kind == TENSORRT:
@@ -99,11 +106,11 @@ def request(
     """What is asked for, checked before anything is read.
 
     Raises:
-        UsageError: an option does not go with the kind of engine; see also `choose_engine`.
-        MissingDependencyError: see `choose_engine`.
+        UsageError: an option does not go with the kind of engine; see also `check_engine`.
+        MissingDependencyError: see `check_engine`.
     """
     checked = None if capabilities is None else check_capabilities(capabilities)
-    chosen = choose_engine(kind)
+    chosen, note = best_engine() if kind is None else (check_engine(kind), None)
     if checked is not None and chosen != RTX:
         served = "is for the GPU of this machine" if chosen == TENSORRT else "is not built"
         raise UsageError(f"--gpu is for --engine rtx, and with --engine {chosen} the engine {served}: leave --gpu out")
@@ -111,7 +118,7 @@ def request(
         raise UsageError(f"--timing-cache is for --engine tensorrt, and this is --engine {chosen}: leave it out")
     if timing_cache is not None and timing_cache.is_dir():
         raise UsageError(f"--timing-cache {timing_cache} is a folder: give a file")
-    return Request(chosen, checked or DEFAULT_CAPABILITIES, plugins, precision, timing_cache)
+    return Request(chosen, checked or DEFAULT_CAPABILITIES, plugins, precision, timing_cache, note)
 
 
 def build(asked: Request, model: Path, profile: Profile, plan: Path, cache: Path, progress: Progress) -> Built:
