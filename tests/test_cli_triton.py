@@ -41,7 +41,7 @@ def test_a_repository_is_written(bundle: str, output: Path, capsys: Capture) -> 
         "  nano version 1: onnxruntime_onnx, batches of up to 4",
         f"{output}: 2 models, 0 errors, 0 warnings",
     ]
-    assert "note: Triton's ONNX Runtime has no setting for memory_reuse" in printed.err
+    assert "note:" not in printed.err
 
 
 def test_options_reach_the_configuration(bundle: str, output: Path) -> None:
@@ -62,20 +62,56 @@ def test_the_result_is_one_object(bundle: str, output: Path, tmp_path: Path, cap
     assert data["versions"][0]["version"] == 1
     assert data["lint"]["ok"] is True
     assert all(Path(file).is_file() for file in data["manifests"])
-    assert run(["triton", *arguments]) == 0
+    assert run(["triton", *arguments, "--force"]) == 0
     assert json.loads(capsys.readouterr().out)["versions"][0]["version"] == 2
+
+
+def test_manifests_that_differ_are_refused_before_anything_is_written(
+    bundle: str, output: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = [bundle, "--output", str(output), "--kserve", str(tmp_path / "k")]
+    mine = tmp_path / "k/kubernetes/service.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    fails(arguments, 2, f"--kserve {mine} exists and differs", capsys)
+    assert not output.exists()
+    assert mine.read_text() == "mine"
+    assert run(["triton", *arguments, "--force"]) == 0
+    deployment = tmp_path / "k/kubernetes/deployment.yaml"  # another version needs more memory
+    fails(arguments, 2, f"--kserve {deployment} exists and differs", capsys)
+    assert not (output / "tiny_debi/2").exists()
+
+
+def test_options_that_a_model_does_not_have_are_refused(bundle: str, output: Path, capsys: Capture) -> None:
+    assert run(["triton", bundle, "--output", str(output), "--quiet"]) == 0
+    for options, words in (
+        (["--max-batch", "32"], "max_batch_size is 8, not 32 (--max-batch): leave that option out"),
+        (["--preset", "throughput"], "max_queue_delay_microseconds is 0, not 2000 (--preset throughput)"),
+        (["--instances", "2"], "not 2 (--instances)"),
+        (["--threads", "2"], "intra_op_thread_count is 4, not 2 (--threads)"),
+        (["--gpu"], "KIND_CPU, not KIND_GPU (--gpu)"),
+    ):
+        fails([bundle, "--output", str(output), *options], 2, words, capsys)
+    assert not (output / "tiny_debi/2").exists()
+    same = ["--max-batch", "8", "--preset", "latency", "--instances", "1", "--threads", "4"]
+    assert run(["triton", bundle, "--output", str(output), *same]) == 0
+    assert "tiny_debi version 2: onnxruntime_onnx, batches of up to 8" in capsys.readouterr().out
 
 
 def test_manifests_say_what_they_assume(tiny_card: Card, output: Path, tmp_path: Path, capsys: Capture) -> None:
     plan = str(make_plan_bundle(tmp_path / "plan", tiny_card, Profile(1, 2, 4)))
-    assert run(["triton", plan, "--output", str(output), "--kserve", str(tmp_path / "k")]) == 0
+    arguments = [plan, "--output", str(output), "--kserve", str(tmp_path / "k")]
+    fails(arguments, 2, "give the container of Triton whose TensorRT is 11.4.0.106", capsys)
+    assert not output.exists()
+    arguments += ["--image", "triton:9"]
+    assert run(["triton", *arguments]) == 0
     printed = capsys.readouterr()
     assert "note: the manifests read pvc://model-repository: say with --storage-uri" in printed.err
-    assert "the TensorRT that built them, 11.4.0.106: give --image" in printed.err
     assert "  kserve/inferenceservice.yaml" in printed.out.splitlines()
-    chosen = ["--storage-uri", "s3://b/f", "--image", "triton:9"]
-    assert run(["triton", plan, "--output", str(output), "--kserve", str(tmp_path / "k"), *chosen]) == 0
-    assert "note: the manifests" not in capsys.readouterr().err
+    assert run(["triton", *arguments, "--storage-uri", "s3://b/f", "--force"]) == 0
+    noted = capsys.readouterr().err
+    assert "note: the manifests read" not in noted
+    assert "note: the manifests hold no credentials" in noted
     text = (tmp_path / "k/kubernetes/deployment.yaml").read_text()
     assert '"triton:9"' in text and "s3://b/f" in text
 
@@ -84,12 +120,12 @@ def test_a_repository_is_linted(bundle: str, output: Path, capsys: Capture) -> N
     assert run(["triton", bundle, "--output", str(output), "--quiet"]) == 0
     capsys.readouterr()
     assert run(["triton", "--lint", str(output)]) == 0
-    assert capsys.readouterr().out == f"{output}: 1 models, 0 errors, 0 warnings\n"
+    assert capsys.readouterr().out == f"{output}: 1 model, 0 errors, 0 warnings\n"
     (output / "tiny_debi/labels.txt").unlink()
     assert run(["triton", "--lint", str(output)]) == 4
     printed = capsys.readouterr()
     assert printed.out.startswith("error: tiny_debi/labels.txt: is missing")
-    assert printed.err.startswith(f"error: {output}: 1 models, 1 errors, 0 warnings; the first: tiny_debi/labels.txt")
+    assert printed.err.startswith(f"error: {output}: 1 model, 1 error, 0 warnings; the first: tiny_debi/labels.txt")
     assert run(["triton", "--lint", "--json", str(output), str(output)]) == 4
     data = json.loads(capsys.readouterr().out)
     assert [one["ok"] for one in data["repositories"]] == [False, False]
@@ -122,6 +158,8 @@ def test_errors_of_what_was_there_are_found_with_lint(bundle: str, output: Path,
         (["--output", "OUT", "--instances", "0"], "--instances is 0: give 1 to 64"),
         (["--output", "OUT", "--threads", "0"], "--threads is 0: give 1 to 1024"),
         (["--output", "OUT", "--image", "x"], "give --kserve DIR too"),
+        (["--output", "OUT", "--force"], "give --kserve DIR too"),
+        (["--output", "OUT", "--kserve", "OUT-k", "--storage-uri", "pvc://MY_claim"], "no claim is named 'MY_claim'"),
         (["--output", "OUT", "--kserve", "OUT-k", "--storage-uri", "x"], "--storage-uri is 'x'"),
         (["--kserve", "OUT-k", "--lint"], "--kserve needs --output"),
         (["--lint"], "is a bundle and no model repository: write it as one with --output"),
@@ -143,7 +181,8 @@ def test_bundles_that_cannot_be_served_are_refused(
     fails([bundle, lost, *out], 4, "lost parity when it was exported, so it is not served", capsys)
     fails([rtx, *out], 4, "export with --engine tensorrt", capsys)
     fails([str(tmp_path / "none"), *out], 2, "no bundle at", capsys)
-    fails([f"a/b={bundle}", *out], 2, "no bundle at", capsys)
+    fails([f"a/b={bundle}", *out], 2, "the model's name is 'a/b'", capsys)
+    fails([f"../x={bundle}", *out], 2, "the model's name is '../x'", capsys)
     fails([f"a b={bundle}", *out], 2, "the model's name is 'a b'", capsys)
     assert not output.exists()
     assert run(["triton", rtx, *out, "--onnx"]) == 0

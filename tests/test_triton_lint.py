@@ -238,6 +238,14 @@ def _no_file(model: Path) -> None:
     (model / "1/model.onnx").rename(model / "1/net.onnx")
 
 
+def _empty_version(model: Path) -> None:
+    (model / "1/model.onnx").unlink()
+
+
+def _huge_config(model: Path) -> None:
+    (model / "config.pbtxt").write_bytes(b"#" * (2**20 + 1))
+
+
 def _other_weights(model: Path) -> None:
     onnx.save(small_model(None, seed=5), str(model / "1/model.onnx"))
 
@@ -266,18 +274,26 @@ def _config_of_bytes(model: Path) -> None:
     ("spoil", "words"),
     [
         (_no_version, "tiny_debi/: no version's folder"),
-        (_no_file, "tiny_debi/1/model.onnx: is missing, there is net.onnx"),
+        (_no_file, "tiny_debi/1/model.onnx: is missing, its folder holds net.onnx"),
         (_other_weights, "tiny_debi/1/model.onnx: was altered"),
+        (_empty_version, "tiny_debi/1/model.onnx: is missing, its folder is empty; add it, or remove the folder"),
         (_broken, "tiny_debi/1/model.onnx: is no ONNX model"),
         (_fewer_labels, "tiny_debi/labels.txt: has 2 labels, 'logits' 6 classes"),
         (_labels_of_bytes, "tiny_debi/labels.txt: is no text"),
-        (_no_config, "tiny_debi/config.pbtxt: is missing"),
-        (_config_of_bytes, "tiny_debi/config.pbtxt: is missing or cannot be read"),
+        (_no_config, "tiny_debi/config.pbtxt: is missing; add it, or move the folder away if it is no model"),
+        (_config_of_bytes, "tiny_debi/config.pbtxt: cannot be read ('utf-8' codec can't decode"),
+        (_config_of_bytes, "; check its permissions and content"),
+        (
+            _huge_config,
+            "tiny_debi/config.pbtxt: has 1048577 bytes, too many for a model's configuration; put the right",
+        ),
     ],
 )
 def test_errors_of_the_files(batched: Path, spoil: Callable[[Path], None], words: str) -> None:
     spoil(batched)
-    assert words in errors(lint_repository(batched.parent))
+    found = errors(lint_repository(batched.parent))
+    assert words in found
+    assert "--output" not in found
 
 
 def test_folders_that_are_no_version(batched: Path) -> None:
@@ -337,7 +353,9 @@ def test_every_model_is_looked_at(batched: Path, tiny_card: Card, tmp_path: Path
 
 
 def test_an_empty_repository_is_an_error(tmp_path: Path) -> None:
-    assert "holds no model's folder" in errors(lint_repository(tmp_path))
+    report = lint_repository(tmp_path)
+    assert errors(report).startswith(f"error: {tmp_path}: holds no model's folder")
+    assert str(report) == f"{tmp_path}: 0 models, 1 error, 0 warnings"
 
 
 def test_what_is_no_repository_is_refused(batched: Path, tmp_path: Path) -> None:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from served_bundles import make_bundle, make_plan_bundle
+from served_bundles import FULL, make_bundle, make_plan_bundle
 
 from debiexport.cards import Card
 from debiexport.errors import InputError, OutputError, UsageError
 from debiexport.targets.tensorrt.profile import Profile
 from debiexport.triton.kserve import kserve_manifests
 from debiexport.triton.kubernetes import kubernetes_manifests
-from debiexport.triton.manifests import write_manifests
+from debiexport.triton.manifests import check_manifests, manifest_notes, write_manifests
 from debiexport.triton.pod import DRAIN_S, EXIT_S, PENDING
 from debiexport.triton.presets import ServingOptions
 from debiexport.triton.repository import write_repository
-from debiexport.triton.workload import Workload, object_name, workload_of
+from debiexport.triton.workload import Workload, check_storage, object_name, workload_of
 
 KUBERNETES = ("1.30", "1.37")
 CPU = Workload("tiny-debi", "triton:1", "pvc://models/serving", 5, 1500, 0, 8)
 GPU = Workload("tiny-debi", "triton:1", "s3://bucket/serving", 2, 1500, 1, 8)
 # Of V1beta1InferenceService and what it holds; `model` is a container besides.
-PREDICTOR = {"minReplicas", "maxReplicas", "terminationGracePeriodSeconds", "model", "volumes"}
+POD = {
+    "terminationGracePeriodSeconds",
+    "automountServiceAccountToken",
+    "securityContext",
+    "topologySpreadConstraints",
+    "volumes",
+}
+PREDICTOR = {"minReplicas", "maxReplicas", "model", *POD}
 MODEL = {"modelFormat", "runtime", "protocolVersion", "storageUri"}
 
 
@@ -73,8 +81,7 @@ def test_kserve_manifests_are_valid(workload: Workload) -> None:
     assert set(predictor["model"]) >= MODEL
     # The rest is a pod and its container, and KServe makes of them what Kubernetes has to take.
     container = {key: value for key, value in predictor["model"].items() if key not in MODEL}
-    pod = {"containers": [{"name": "kserve-container", **container}], "volumes": predictor["volumes"]}
-    pod["terminationGracePeriodSeconds"] = predictor["terminationGracePeriodSeconds"]
+    pod = {"containers": [{"name": "kserve-container", **container}], **{name: predictor[name] for name in POD}}
     validate({"apiVersion": "v1", "kind": "Pod", "metadata": service["metadata"], "spec": pod})
     assert predictor["model"]["modelFormat"] == {"name": "triton", "version": "2"}
     assert predictor["model"]["protocolVersion"] == "v2"
@@ -108,6 +115,33 @@ def test_pods_are_scaled_on_the_queue() -> None:
         assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "8"}
 
 
+@pytest.mark.parametrize("workload", [CPU, GPU])
+def test_kserves_pods_are_scraped_as_the_deployments_are(workload: Workload) -> None:
+    template = kubernetes_manifests(workload)["deployment.yaml"]["spec"]["template"]
+    service = kserve_manifests(workload)["inferenceservice.yaml"]
+    scraping = {"prometheus.io/scrape": "true", "prometheus.io/port": "8002", "prometheus.io/path": "/metrics"}
+    assert template["metadata"]["annotations"] == scraping
+    annotations = service["metadata"]["annotations"]
+    assert scraping.items() <= annotations.items()
+    assert annotations["serving.kserve.io/enable-prometheus-scraping"] == "false"
+    ports = {port["name"]: port["containerPort"] for port in service["spec"]["predictor"]["model"]["ports"]}
+    assert ports == {"http": 8080, "grpc": 9000, "metrics": 8002}
+    assert next(iter(ports)) == "http"  # KServe's Service leads its port 80 to the first
+
+
+def test_kserves_pods_are_as_safe_and_as_spread_as_the_deployments() -> None:
+    pod = kubernetes_manifests(CPU)["deployment.yaml"]["spec"]["template"]["spec"]
+    manifests = kserve_manifests(CPU)
+    predictor = manifests["inferenceservice.yaml"]["spec"]["predictor"]
+    for name in ("securityContext", "automountServiceAccountToken", "terminationGracePeriodSeconds"):
+        assert predictor[name] == pod[name]
+    assert predictor["securityContext"]["runAsNonRoot"] is True
+    assert predictor["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (theirs,), (ours,) = pod["topologySpreadConstraints"], predictor["topologySpreadConstraints"]
+    assert {**theirs, "labelSelector": None} == {**ours, "labelSelector": None}
+    assert ours["labelSelector"] == manifests["poddisruptionbudget.yaml"]["spec"]["selector"]
+
+
 def test_pods_are_probed_and_drained() -> None:
     deployment = kubernetes_manifests(CPU)["deployment.yaml"]
     model = kserve_manifests(CPU)["inferenceservice.yaml"]["spec"]["predictor"]["model"]
@@ -137,7 +171,6 @@ def test_a_repository_on_a_volume_is_mounted_and_one_in_a_store_is_read() -> Non
 def test_files_are_those_of_the_manifests(tmp_path: Path) -> None:
     (tmp_path / "out" / "kubernetes").mkdir(parents=True)
     (tmp_path / "out" / "kubernetes" / "mine.yaml").write_text("kept")
-    (tmp_path / "out" / "kubernetes" / "service.yaml").write_text("old")
     files = write_manifests(CPU, tmp_path / "out")
     expected = {"kubernetes": kubernetes_manifests(CPU), "kserve": kserve_manifests(CPU)}
     assert {file.relative_to(tmp_path / "out").as_posix() for file in files} == {
@@ -148,10 +181,38 @@ def test_files_are_those_of_the_manifests(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "kubernetes" / "mine.yaml").read_text() == "kept"
 
 
+def test_manifests_that_differ_are_replaced_only_with_force(tmp_path: Path) -> None:
+    write_manifests(CPU, tmp_path)
+    write_manifests(CPU, tmp_path)  # the same bytes
+    mine = tmp_path / "kserve/inferenceservice.yaml"
+    mine.write_text("mine")
+    (tmp_path / "kubernetes/service.yaml").unlink()
+    for attempt in (check_manifests, write_manifests):
+        with pytest.raises(OutputError, match=r"--kserve .*/kserve/inferenceservice.yaml exists .* --force"):
+            attempt(CPU, tmp_path)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "kubernetes/service.yaml").exists()
+    write_manifests(CPU, tmp_path, force=True)
+    check_manifests(CPU, tmp_path)
+
+
+def test_what_manifests_leave_to_the_user_is_said() -> None:
+    assert manifest_notes(CPU) == []
+    (store,) = manifest_notes(GPU)
+    assert "hold no credentials" in store and "s3://bucket/serving" in store
+    assert manifest_notes(replace(CPU, cpus=8)) == []
+    (many,) = manifest_notes(replace(CPU, cpus=9))
+    assert "asks for 9 CPUs" in many and "lower --threads or --instances" in many
+    (mixed,) = manifest_notes(replace(CPU, tensorrt=("10.5.0", "11.4.0")))
+    assert "TensorRT 10.5.0 and 11.4.0, and a container has one of them" in mixed
+
+
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match=r"--kserve .*/out cannot be written"):
         write_manifests(CPU, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"--kserve .*/out cannot be written"):
+        check_manifests(CPU, tmp_path / "out")
 
 
 # ------------------------------------------------------------------------------------------ what a pod needs
@@ -181,8 +242,44 @@ def test_a_queue_that_may_be_longer_takes_more_memory(tiny_card: Card, tmp_path:
 
 def test_plans_need_a_gpu_and_their_tensorrt(tiny_card: Card, tmp_path: Path) -> None:
     write_repository([make_plan_bundle(tmp_path / "a", tiny_card, Profile(1, 2, 4))], tmp_path / "r")
-    workload = workload_of(tmp_path / "r")
+    workload = workload_of(tmp_path / "r", image="triton:1")
     assert (workload.gpus, workload.cpus, workload.tensorrt) == (1, 2, ("11.4.0.106",))
+    with pytest.raises(UsageError, match=r"no --image, .* whose TensorRT is 11.4.0.106, as listed in NVIDIA's support"):
+        workload_of(tmp_path / "r")
+    config = tmp_path / "r/tiny_debi/config.pbtxt"
+    newer = replace(FULL, version="11.5.0.1")
+    write_repository([make_plan_bundle(tmp_path / "b", tiny_card, Profile(1, 2, 4), fingerprint=newer)], tmp_path / "r")
+    assert workload_of(tmp_path / "r", image="triton:1").tensorrt == ("11.4.0.106", "11.5.0.1")
+    config.write_text(config.read_text().replace("num_versions: 2", "num_versions: 1"))
+    assert workload_of(tmp_path / "r", image="triton:1").tensorrt == ("11.5.0.1",)
+    config.write_text(config.read_text().replace('"2.tensorrt"', '"unknown"'))
+    with pytest.raises(UsageError, match="whose TensorRT is the version that built it"):
+        workload_of(tmp_path / "r")
+
+
+def test_a_workload_is_foretold(tiny_card: Card, tmp_path: Path) -> None:
+    """What is checked before a repository is written is what is written after."""
+    path, foretold = tmp_path / "repository", list[Workload]()
+    for seed, name in enumerate(("first", "first", "other")):
+        bundle = make_bundle(tmp_path / f"b{seed}", tiny_card, seed=seed)
+        write_repository(
+            [f"{name}={bundle}"], path, check=lambda adding: foretold.append(workload_of(path, adding=adding))
+        )
+        assert foretold[-1] == workload_of(path)
+    assert len(set(foretold)) == 3
+
+
+@pytest.mark.parametrize("claim", ["MY_claim", "my_claim", "a:b", "a.", "-a", "a-", "a..b", "a" * 254])
+def test_a_claim_that_kubernetes_does_not_take_is_refused(claim: str) -> None:
+    with pytest.raises(UsageError, match="--storage-uri is"):
+        check_storage(f"pvc://{claim}/folder")
+
+
+@pytest.mark.parametrize(
+    "storage", ["pvc://a", "pvc://my-claim.v2/Folder_1", f"pvc://{'a' * 253}/x", "s3://Some_bucket:9000/f"]
+)
+def test_storage_that_a_cluster_knows_is_taken(storage: str) -> None:
+    assert check_storage(storage) == storage
 
 
 @pytest.mark.parametrize(

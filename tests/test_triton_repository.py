@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,11 @@ from served_bundles import LABELS, make_bundle, make_plan_bundle
 from debiexport.bundle import sha256_of
 from debiexport.cards import Card
 from debiexport.errors import BundleError, InputError, OutputError, UsageError
-from debiexport.runtimes.session import SessionOptions
+from debiexport.runtimes.session import RECOMMENDED, SessionOptions
 from debiexport.targets.tensorrt.profile import Profile
 from debiexport.triton import merging, repository
 from debiexport.triton.lint import lint_repository
-from debiexport.triton.presets import THROUGHPUT, ServingOptions
+from debiexport.triton.presets import LATENCY, THROUGHPUT, ServingOptions
 from debiexport.triton.protos import from_text
 from debiexport.triton.repository import write_repository
 
@@ -94,7 +95,7 @@ def test_a_version_leaves_the_older_ones_as_they_are(make: Make, tmp_path: Path)
     path = tmp_path / "repository"
     write_repository([make("a")], path)
     before = contents(path)
-    result = write_repository([make("b", seed=1)], path, options=ServingOptions(THROUGHPUT))
+    result = write_repository([make("b", seed=1)], path)
     assert [version.version for version in result.versions] == [2]
     assert "tiny_debi keeps the settings of its config.pbtxt" in result.notes
     after = contents(path)
@@ -136,6 +137,130 @@ def test_a_policy_that_leaves_the_new_version_out_is_said(make: Make, tmp_path: 
     assert any("version_policy names, and 2 is none of them" in note for note in result.notes)
 
 
+def test_versions_that_are_served_no_more_are_said(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a"), make("b", seed=1)], path)
+    third = write_repository([make("c", seed=2)], path)
+    assert "Triton serves versions 2 and 3 of tiny_debi; 1 stays in the folder" in third.notes
+    assert (path / "tiny_debi/1/model.onnx").is_file()
+    fourth = write_repository([make("d", seed=3)], path)
+    assert "Triton serves versions 3 and 4 of tiny_debi; 1 and 2 stay in the folder" in fourth.notes
+    config = path / "tiny_debi/config.pbtxt"
+    config.write_text(config.read_text().replace("num_versions: 2", "num_versions: 1"))
+    fifth = write_repository([make("e", seed=4)], path)
+    assert "Triton serves version 5 of tiny_debi; 1, 2, 3 and 4 stay in the folder" in fifth.notes
+    config.write_text(config.read_text().replace("latest {\n    num_versions: 1\n  }", "all {}"))
+    assert write_repository([make("f", seed=5)], path).notes == ("tiny_debi keeps the settings of its config.pbtxt",)
+
+
+def test_three_versions_at_once_leave_one_out(make: Make, tmp_path: Path) -> None:
+    result = write_repository([make("a"), make("b", seed=1), make("c", seed=2)], tmp_path / "r")
+    assert result.notes == ("Triton serves versions 2 and 3 of tiny_debi; 1 stays in the folder",)
+
+
+def test_the_result_says_the_batch_of_the_configuration(make: Make, tiny_card: Card, tmp_path: Path) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a")], path, max_batch=3)
+    (version,) = write_repository([make("b", seed=1)], path).versions
+    assert version.max_batch == config_of(path / "tiny_debi").max_batch_size == 3
+    plans = [make_plan_bundle(tmp_path / f"p{most}", tiny_card, Profile(1, 2, most)) for most in (4, 8)]
+    written = write_repository([f"plan={plan}" for plan in plans], path).versions
+    assert [one.max_batch for one in written] == [4, 4]
+
+
+def test_settings_that_a_model_does_not_have_are_refused(make: Make, tmp_path: Path, one_line: OneLine) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a")], path)
+    before = contents(path)
+    options = ServingOptions(THROUGHPUT, instances=2, threads=3, gpu=True)
+    with pytest.raises(UsageError) as caught:
+        write_repository([f"new={make('n', 1)}", make("b", seed=1)], path, options=options, max_batch=32)
+    text = one_line(caught.value)
+    for words in (
+        f"{path}/tiny_debi/config.pbtxt has other settings",
+        "max_batch_size is 8, not 32 (--max-batch)",
+        "max_queue_delay_microseconds is 0, not 2000 (--preset throughput)",
+        "default_timeout_microseconds is 1000000, not 10000000 (--preset throughput)",
+        "max_queue_size is 64, not 256 (--preset throughput)",
+        "the count of instance_group is 1, not 2 (--instances)",
+        "the kind of instance_group is KIND_CPU, not KIND_GPU (--gpu)",
+        "intra_op_thread_count is 4, not 3 (--threads)",
+        "leave those options out, or write a new repository with another --output",
+    ):
+        assert words in text
+    assert contents(path) == before
+    nothing_beside(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ServingOptions(queue_delay_us=5),
+            "max_queue_delay_microseconds is 0, not 5 (queue_delay_us): leave that option",
+        ),
+        (ServingOptions(timeout_us=7), "default_timeout_microseconds is 1000000, not 7 (timeout_us)"),
+        (ServingOptions(LATENCY, max_queue=9), "max_queue_size is 64, not 9 (max_queue)"),
+        (ServingOptions(instances=2), "the count of instance_group is 1, not 2 (--instances)"),
+    ],
+)
+def test_a_single_setting_is_refused(make: Make, tmp_path: Path, options: ServingOptions, words: str) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a")], path)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        write_repository([make("b", seed=1)], path, options=options)
+
+
+def test_settings_that_a_model_has_may_be_asked_for_again(make: Make, tiny_card: Card, tmp_path: Path) -> None:
+    path, options = tmp_path / "repository", ServingOptions(THROUGHPUT, instances=2, threads=3, gpu=True)
+    for seed in range(2):
+        bundles = [make(f"d{seed}", seed=seed), f"fixed={make(f'f{seed}', 1, seed=seed)}"]
+        plan = f"plan={make_plan_bundle(tmp_path / f'p{seed}', tiny_card, Profile(1, 2, 4))}"
+        result = write_repository([*bundles, plan], path, options=options, max_batch=4)
+    assert [version.version for version in result.versions] == [2, 2, 2]
+
+
+def test_what_somebody_took_out_is_not_what_is_asked_for(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a")], path)
+    config = path / "tiny_debi/config.pbtxt"
+    config.write_text(re.sub(r"instance_group \{.*?\n\}\n", "", config.read_text(), flags=re.DOTALL))
+    with pytest.raises(UsageError, match="the count of instance_group is not set, not 1"):
+        write_repository([make("b", seed=1)], path, options=ServingOptions(instances=1))
+
+
+def test_what_a_check_refuses_is_not_written(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "repository"
+    write_repository([make("a")], path)
+    before, seen = contents(path), []
+
+    def refuse(adding: Path) -> None:
+        seen.extend(sorted(contents(adding)))
+        raise UsageError("no")
+
+    with pytest.raises(UsageError, match="no"):
+        write_repository([make("b", seed=1)], path, check=refuse)
+    assert {"tiny_debi/config.pbtxt", "tiny_debi/2/model.onnx"} <= set(seen)
+    assert contents(path) == before
+    nothing_beside(path)
+    with pytest.raises(UsageError, match="no"):
+        write_repository([make("c")], tmp_path / "new", check=refuse)
+    assert not (tmp_path / "new").exists()
+
+
+def test_batches_too_large_for_json_are_said_once(make: Make, tmp_path: Path) -> None:
+    """8 x 3 x 64 x 64 float32 are 2 MB of JSON, 32 are 8 MB; as bytes they are 1.6 MB."""
+    bundle = make("a")
+    assert write_repository([bundle], tmp_path / "small").notes == ()
+    (note,) = write_repository([bundle, f"other={bundle}"], tmp_path / "large", max_batch=32).notes
+    for words in ("signal 11", "up to 8 MB as JSON", "as binary or over gRPC", "client that you do not trust"):
+        assert words in note
+    assert write_repository([make("bytes", input="uint8")], tmp_path / "bytes", max_batch=32).notes == ()
+    assert any("up to 8 MB as JSON" in note for note in write_repository([bundle], tmp_path / "large").notes)
+    (fixed,) = write_repository([make("fixed", 32)], tmp_path / "fixed").notes
+    assert "up to 8 MB as JSON" in fixed
+
+
 def test_a_model_can_join_others(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "repository"
     write_repository([make("a")], path)
@@ -157,13 +282,25 @@ def test_plans_are_written_as_plans(tiny_card: Card, tmp_path: Path) -> None:
 
 
 def test_session_options_that_triton_lacks_are_said(make: Make, tmp_path: Path) -> None:
-    result = write_repository([make("a")], tmp_path / "r")
-    assert any("no setting for memory_reuse" in note for note in result.notes)
-    assert write_repository([make("b", session=SessionOptions())], tmp_path / "s").notes == ()
+    spinning = SessionOptions(entries={"session.intra_op.allow_spinning": "0"})
+    (note,) = write_repository([make("a", session=spinning)], tmp_path / "r").notes
+    assert "no setting for session.intra_op.allow_spinning of tiny_debi" in note
+    for name, session in (("b", SessionOptions()), ("c", RECOMMENDED)):
+        assert write_repository([make(name, session=session)], tmp_path / f"r-{name}").notes == ()
+
+
+@pytest.mark.parametrize(("gpu", "said"), [(None, True), (False, True), (True, False)])
+def test_how_a_cpu_computes_is_said_where_a_cpu_does(
+    tiny_card: Card, tmp_path: Path, gpu: bool | None, said: bool
+) -> None:
+    bundle = make_plan_bundle(tmp_path / "b", tiny_card, Profile(1, 1, 1), fingerprint=None)
+    first = write_repository([bundle], tmp_path / "r", options=ServingOptions(gpu=gpu))
+    second = write_repository([bundle], tmp_path / "r")  # which keeps what it runs on
+    assert [any("computes in float32" in note for note in result.notes) for result in (first, second)] == [said] * 2
 
 
 def test_a_largest_batch_for_a_fixed_one_is_said(make: Make, tmp_path: Path) -> None:
-    result = write_repository([make("a", 2, session=SessionOptions())], tmp_path / "r", max_batch=4)
+    result = write_repository([make("a", 2)], tmp_path / "r", max_batch=4)
     assert result.notes == ("tiny_debi has a fixed batch of 2: --max-batch is not for it",)
 
 

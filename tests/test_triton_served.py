@@ -140,6 +140,9 @@ def test_a_bundle_can_be_named(tmp_path: Path) -> None:
     folder = tmp_path / "a=b"
     folder.mkdir()
     assert named_bundle(str(folder)) == (None, folder)
+    for text in (f"../x={tmp_path}", f"a/b={tmp_path}"):
+        with pytest.raises(UsageError, match="the model's name is"):
+            named_bundle(text)
     with pytest.raises(UsageError, match="names no bundle"):
         named_bundle("a=")
     with pytest.raises(UsageError, match="the model's name is"):

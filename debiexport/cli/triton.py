@@ -15,6 +15,7 @@ from debiexport.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from debiexport.triton.lint import LintReport
+    from debiexport.triton.workload import Workload
 
 _Bundles = Annotated[
     list[str],
@@ -24,17 +25,27 @@ _Output = Annotated[
     str | None, typer.Option("--output", metavar="DIR", help="The model repository, or one to add versions to.")
 ]
 _Preset = Annotated[
-    str, typer.Option("--preset", metavar="latency|throughput", help="Whether requests wait for others to join.")
+    str | None,
+    typer.Option(
+        "--preset", metavar="latency|throughput", help="Whether requests wait for others to join (default: latency)."
+    ),
 ]
 _MaxBatch = Annotated[
     str | None,
     typer.Option("--max-batch", metavar="N", help="Most images put together (default: 8, or what a plan takes)."),
 ]
-_Instances = Annotated[str, typer.Option("--instances", metavar="N", help="Copies of each model, on each GPU if any; two keep a lone client from long waits (README).")]
+_Instances = Annotated[
+    str | None,
+    typer.Option(
+        "--instances",
+        metavar="N",
+        help="Copies of each model, on each GPU if any (default: 1); two keep a lone client from long waits (README).",
+    ),
+]
 _Threads = Annotated[
     str | None, typer.Option("--threads", metavar="N", help="Threads of a copy on a CPU (default: 4).")
 ]
-_Gpu = Annotated[bool, typer.Option("--gpu", help="Run ONNX models on GPUs; plans always do.")]
+_Gpu = Annotated[bool | None, typer.Option("--gpu", help="Run ONNX models on GPUs; plans always do.")]
 _Onnx = Annotated[bool, typer.Option("--onnx", help="Serve the ONNX models of TensorRT bundles, not their engines.")]
 _Kserve = Annotated[
     str | None, typer.Option("--kserve", metavar="DIR", help="Write manifests for KServe and plain Kubernetes too.")
@@ -44,21 +55,23 @@ _StorageUri = Annotated[
     typer.Option("--storage-uri", metavar="URI", help="Where the cluster finds the repository, as pvc://CLAIM/FOLDER."),
 ]
 _Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Triton's container, for --kserve.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace manifests that are there and differ.")]
 _Lint = Annotated[bool, typer.Option("--lint", help="Look for mistakes in the repository; exit code 4 if there are.")]
 
 
 def command(
     bundles: _Bundles,
     output: _Output = None,
-    preset: _Preset = "latency",
+    preset: _Preset = None,
     max_batch: _MaxBatch = None,
-    instances: _Instances = "1",
+    instances: _Instances = None,
     threads: _Threads = None,
-    gpu: _Gpu = False,
+    gpu: _Gpu = None,
     onnx: _Onnx = False,
     kserve: _Kserve = None,
     storage_uri: _StorageUri = None,
     image: _Image = None,
+    force: _Force = False,
     lint: _Lint = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -66,12 +79,12 @@ def command(
 ) -> None:
     """Write bundles as a model repository of NVIDIA Triton, or look for mistakes in one."""
     OUTPUT.configure(as_json=as_json, quiet=quiet, debug=debug)
-    from debiexport.triton.presets import DEFAULT_THREADS, ServingOptions
+    from debiexport.triton.presets import ServingOptions
     from debiexport.triton.presets import preset as preset_of
     from debiexport.triton.repository import write_repository
 
     destination = parse_destination(output, "--output")
-    manifests = _parse_manifests(kserve, storage_uri, image)
+    manifests = _parse_manifests(kserve, storage_uri, image, force)
     if destination is None:
         if not lint:
             raise UsageError("no --output: give the folder of the model repository, or --lint to look at one")
@@ -80,9 +93,9 @@ def command(
         _lint(bundles)
         return
     options = ServingOptions(
-        preset_of(preset),
-        instances=parse_number(instances, "--instances"),
-        threads=DEFAULT_THREADS if threads is None else parse_number(threads, "--threads"),
+        None if preset is None else preset_of(preset),
+        instances=None if instances is None else parse_number(instances, "--instances"),
+        threads=None if threads is None else parse_number(threads, "--threads"),
         gpu=gpu,
     )
     result = write_repository(
@@ -91,6 +104,7 @@ def command(
         options=options,
         max_batch=None if max_batch is None else parse_number(max_batch, "--max-batch"),
         onnx=onnx,
+        check=None if manifests is None else lambda adding: manifests.check(destination, adding),
         progress=OUTPUT.progress,
     )
     for note in result.notes:
@@ -110,30 +124,39 @@ def command(
 
 @dataclass(frozen=True)
 class _Manifests:
-    """The manifests that are asked for; None where the default is to be said."""
+    """The manifests that are asked for; None where nothing was said."""
 
     folder: Path
     storage: str | None
     image: str | None
+    force: bool
+
+    def check(self, repository: Path, adding: Path) -> None:
+        """Refuse what cannot be written, before the repository is."""
+        from debiexport.triton.manifests import check_manifests
+
+        check_manifests(self._workload(repository, adding), self.folder, force=self.force)
 
     def write(self, repository: Path) -> tuple[Path, ...]:
-        from debiexport.triton.manifests import write_manifests
-        from debiexport.triton.workload import DEFAULT_IMAGE, DEFAULT_STORAGE, workload_of
+        from debiexport.triton.manifests import manifest_notes, write_manifests
+        from debiexport.triton.workload import DEFAULT_STORAGE
 
-        workload = workload_of(repository, image=self.image or DEFAULT_IMAGE, storage=self.storage or DEFAULT_STORAGE)
+        workload = self._workload(repository)
+        for note in manifest_notes(workload):
+            OUTPUT.note(note)
         if self.storage is None:
             OUTPUT.note(
                 f"the manifests read {DEFAULT_STORAGE}: say with --storage-uri where your cluster has the repository"
             )
-        if self.image is None and workload.tensorrt:
-            OUTPUT.note(
-                f"plans run with the TensorRT that built them, {', '.join(workload.tensorrt)}: give --image the"
-                " container of Triton that has it"
-            )
-        return write_manifests(workload, self.folder)
+        return write_manifests(workload, self.folder, force=self.force)
+
+    def _workload(self, repository: Path, adding: Path | None = None) -> Workload:
+        from debiexport.triton.workload import DEFAULT_STORAGE, workload_of
+
+        return workload_of(repository, adding=adding, image=self.image, storage=self.storage or DEFAULT_STORAGE)
 
 
-def _parse_manifests(folder: str | None, storage: str | None, image: str | None) -> _Manifests | None:
+def _parse_manifests(folder: str | None, storage: str | None, image: str | None, force: bool) -> _Manifests | None:
     from debiexport.triton.workload import check_image, check_storage
 
     destination = parse_destination(folder, "--kserve")
@@ -142,9 +165,10 @@ def _parse_manifests(folder: str | None, storage: str | None, image: str | None)
             destination,
             None if storage is None else check_storage(storage),
             None if image is None else check_image(image),
+            force,
         )
-    if storage is not None or image is not None:
-        raise UsageError("--storage-uri and --image are for the manifests: give --kserve DIR too")
+    if storage is not None or image is not None or force:
+        raise UsageError("--storage-uri, --image and --force are for the manifests: give --kserve DIR too")
     return None
 
 

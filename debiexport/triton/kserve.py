@@ -18,10 +18,12 @@ from debiexport.triton.pod import (
     drain,
     grace_seconds,
     labels,
+    pod_security,
     probes,
     resources,
     scaler,
     scratch,
+    spread,
 )
 from debiexport.triton.workload import Workload
 
@@ -32,15 +34,15 @@ PORTS = Ports(http=8080, grpc=9000)
 
 def kserve_manifests(workload: Workload) -> dict[str, dict[str, Any]]:
     """Manifests by the name of their file."""
-    selector = {"serving.kserve.io/inferenceservice": workload.name}
+    selector = {"serving.kserve.io/inferenceservice": workload.name}  # a label that KServe gives the pods
     return {
-        "inferenceservice.yaml": _inference_service(workload),
+        "inferenceservice.yaml": _inference_service(workload, selector),
         "horizontalpodautoscaler.yaml": scaler(workload, f"{workload.name}-predictor"),
         "poddisruptionbudget.yaml": disruption_budget(workload, selector),
     }
 
 
-def _inference_service(workload: Workload) -> dict[str, Any]:
+def _inference_service(workload: Workload, selector: dict[str, str]) -> dict[str, Any]:
     volume, mount = scratch()
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -51,6 +53,9 @@ def _inference_service(workload: Workload) -> dict[str, Any]:
             "annotations": {
                 "serving.kserve.io/deploymentMode": "RawDeployment",
                 "serving.kserve.io/autoscalerClass": "external",
+                # KServe's own scraping is of a port of Knative's, and would write over the annotations after it.
+                "serving.kserve.io/enable-prometheus-scraping": "false",
+                **PORTS.scraping(),
             },
         },
         "spec": {
@@ -58,6 +63,8 @@ def _inference_service(workload: Workload) -> dict[str, Any]:
                 "minReplicas": LEAST_PODS,
                 "maxReplicas": MOST_PODS,
                 "terminationGracePeriodSeconds": grace_seconds(),
+                **pod_security(),
+                **spread(selector),
                 "model": {
                     "modelFormat": {"name": "triton", "version": "2"},
                     "runtime": RUNTIME,
@@ -70,6 +77,8 @@ def _inference_service(workload: Workload) -> dict[str, Any]:
                         "--strict-readiness=true",
                         f"--exit-timeout-secs={EXIT_S}",
                     ],
+                    # KServe makes its Service of them: the first becomes port 80, the others stay what they are.
+                    "ports": PORTS.named(),
                     **probes(PORTS),
                     "lifecycle": drain(),
                     "resources": resources(workload),

@@ -15,15 +15,16 @@ from debiexport.triton.pod import (
     drain,
     grace_seconds,
     labels,
+    pod_security,
     probes,
     resources,
     scaler,
     scratch,
+    spread,
 )
 from debiexport.triton.workload import Workload
 
 MOUNT = "/models"
-UID = 1000  # triton-server in NVIDIA's container
 
 
 def kubernetes_manifests(workload: Workload) -> dict[str, dict[str, Any]]:
@@ -37,25 +38,24 @@ def kubernetes_manifests(workload: Workload) -> dict[str, dict[str, Any]]:
 
 
 def _deployment(workload: Workload) -> dict[str, Any]:
-    selector = {"matchLabels": labels(workload)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": workload.name, "labels": labels(workload)},
         # No replicas: each time that the manifest is applied they would undo what the autoscaler has chosen.
         "spec": {
-            "selector": selector,
+            "selector": {"matchLabels": labels(workload)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "minReadySeconds": 5,
             "template": {
-                "metadata": {"labels": labels(workload), "annotations": _scraping()},
-                "spec": _pod(workload, selector),
+                "metadata": {"labels": labels(workload), "annotations": Ports().scraping()},
+                "spec": _pod(workload),
             },
         },
     }
 
 
-def _pod(workload: Workload, selector: dict[str, Any]) -> dict[str, Any]:
+def _pod(workload: Workload) -> dict[str, Any]:
     volume, mount = scratch()
     volumes, mounts = [volume], [mount]
     repository = workload.storage
@@ -67,21 +67,8 @@ def _pod(workload: Workload, selector: dict[str, Any]) -> dict[str, Any]:
         mounts.append({"name": "models", "mountPath": MOUNT, "readOnly": True})
     return {
         "terminationGracePeriodSeconds": grace_seconds(),
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": selector,
-            }
-        ],
+        **pod_security(),
+        **spread(labels(workload)),
         "containers": [
             {
                 "name": "triton",
@@ -94,11 +81,7 @@ def _pod(workload: Workload, selector: dict[str, Any]) -> dict[str, Any]:
                     "--strict-readiness=true",
                     f"--exit-timeout-secs={EXIT_S}",
                 ],
-                "ports": [
-                    {"name": "http", "containerPort": HTTP},
-                    {"name": "grpc", "containerPort": GRPC},
-                    {"name": "metrics", "containerPort": METRICS},
-                ],
+                "ports": Ports().named(),
                 **probes(Ports()),
                 "lifecycle": drain(),
                 "resources": resources(workload),
@@ -124,7 +107,3 @@ def _service(workload: Workload) -> dict[str, Any]:
             ],
         },
     }
-
-
-def _scraping() -> dict[str, str]:
-    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(METRICS), "prometheus.io/path": "/metrics"}

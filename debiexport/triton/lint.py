@@ -17,6 +17,7 @@ from debiexport.triton import lint_config, lint_files, lint_warmup
 from debiexport.triton.lint_model import ERROR, Finding, LintedModel, Rule
 from debiexport.triton.protos import CONFIG, classes, from_text
 from debiexport.triton.versions import read_config_text, version_numbers
+from debiexport.triton.words import counted
 
 RULES: tuple[Rule, ...] = (*lint_config.RULES, *lint_warmup.RULES, *lint_files.RULES)
 
@@ -51,7 +52,8 @@ class LintReport:
     def __str__(self) -> str:
         errors = sum(finding.is_error for finding in self.findings)
         warnings = len(self.findings) - errors
-        return f"{self.path}: {len(self.models)} models, {errors} errors, {warnings} warnings"
+        counts = ((len(self.models), "model"), (errors, "error"), (warnings, "warning"))
+        return f"{self.path}: {', '.join(counted(number, noun) for number, noun in counts)}"
 
 
 def lint_repository(path: str | Path) -> LintReport:
@@ -75,20 +77,26 @@ def lint_repository(path: str | Path) -> LintReport:
     folders = sorted(folder for folder in repository.iterdir() if folder.is_dir())
     findings = [finding for folder in folders for finding in lint_model(folder)]
     if not folders:
-        findings.append(Finding(ERROR, ".", "holds no model's folder", "write a bundle into it with --output"))
+        findings.append(
+            Finding(ERROR, str(repository), "holds no model's folder", "write a bundle into it with --output")
+        )
     return LintReport(repository, tuple(folder.name for folder in folders), tuple(findings))
 
 
 def lint_model(folder: Path, rules: Sequence[Rule] = RULES) -> Iterator[Finding]:
     """What rules find in the folder of one model."""
     file = f"{folder.name}/{CONFIG}"
+    if not (folder / CONFIG).is_file():
+        yield Finding(ERROR, file, "is missing", "add it, or move the folder away if it is no model")
+        return
     try:
         config = from_text(read_config_text(folder))
     except ValueError as error:
         yield Finding(ERROR, file, f"cannot be read ({error})", "correct the line; Triton knows no other fields")
         return
     except InputError as error:
-        yield Finding(ERROR, file, "is missing or cannot be read", str(error))
+        what, _, advice = str(error).rpartition(": ")
+        yield Finding(ERROR, file, what.removeprefix(f"{folder / CONFIG} "), advice)
         return
     model = LintedModel(folder, config, tuple(version_numbers(folder)))
     for rule in rules:

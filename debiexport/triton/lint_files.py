@@ -34,10 +34,10 @@ def versions(model: LintedModel) -> Iterator[Finding]:
     for version in model.versions if model.filename else ():
         path = model.folder / str(version) / model.filename
         if not path.exists():
-            there = ", ".join(sorted(other.name for other in path.parent.iterdir())) or "nothing"
+            there = sorted(other.name for other in path.parent.iterdir())
             yield model.error(
-                f"is missing, there is {there}",
-                "add it, or name what is there by default_model_filename",
+                f"is missing, its folder {'holds ' + ', '.join(there) if there else 'is empty'}",
+                "add it, or name what is there by default_model_filename" if there else "add it, or remove the folder",
                 file=f"{version}/{model.filename}",
             )
         elif path.is_file():

@@ -21,7 +21,7 @@ class Finding:
 
     Attributes:
         severity: "error" for what fails or hurts in service, "warning" for what may.
-        file: in the repository, as "debi_nano/config.pbtxt".
+        file: in the repository, as "debi_nano/config.pbtxt"; the repository itself where it is empty.
         what: is wrong, with the values.
         advice: what to do.
     """

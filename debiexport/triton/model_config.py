@@ -17,6 +17,8 @@ KEPT_VERSIONS = 2
 """Versions that are served: the newest, and the one before it for clients that name it and for going back. A new
 version then needs no change of the policy, only its folder."""
 
+THREADS = "intra_op_thread_count"
+"""Parameter of Triton's ONNX Runtime backend: threads of one instance on a CPU."""
 # Of optimization.graph in Triton's ONNX Runtime backend, whose default is everything; 2 is nothing.
 GRAPH_LEVELS = {"disabled": 2, "basic": -1, "extended": 1}
 
@@ -61,7 +63,7 @@ def model_config(
         )
     _add_queue(config, served, options)
     kind = "KIND_GPU" if served.is_plan or options.gpu else "KIND_CPU"
-    config.instance_group.add(name="all", kind=kind, count=options.instances)
+    config.instance_group.add(name="all", kind=kind, count=options.copies)
     _add_warmup(config, served)
     config.optimization.input_pinned_memory.enable = True
     config.optimization.output_pinned_memory.enable = True
@@ -101,8 +103,11 @@ def graph_batches(served: ServedModel) -> list[int]:
 
 
 def untold(session: SessionOptions) -> list[str]:
-    """Options that differ from ONNX Runtime's defaults and that Triton's backend has no setting for."""
-    return [*(["memory_reuse"] if not session.memory_reuse else []), *sorted(session.entries)]
+    """Entries that differ from ONNX Runtime's defaults and that Triton's backend has no setting for.
+
+    It has none for memory_reuse either, which every export turns off for a little speed: no choice of the user's.
+    """
+    return sorted(session.entries)
 
 
 def _add_queue(config: ModelConfig, served: ServedModel, options: ServingOptions) -> None:
@@ -158,7 +163,7 @@ def _add_onnxruntime(config: ModelConfig, session: SessionOptions, options: Serv
     _add_parameters(
         config,
         {
-            "intra_op_thread_count": str(options.threads),
+            THREADS: str(options.cpu_threads),
             "execution_mode": "1" if session.execution_mode == "parallel" else "0",
             "enable_mem_arena": "1" if session.memory_arena else "0",
             "enable_mem_pattern": "1" if session.memory_pattern else "0",

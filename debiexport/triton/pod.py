@@ -8,6 +8,7 @@ from typing import Any
 from debiexport.triton.workload import Workload
 
 HTTP, GRPC, METRICS = 8000, 8001, 8002
+UID = 1000  # triton-server in NVIDIA's container
 DRAIN_S, EXIT_S, SPARE_S = 20, 30, 10
 """Seconds: until every balancer has heard that the pod is going, before Triton is told; for what it then still has to
 do; and until it is ended."""
@@ -25,6 +26,19 @@ class Ports:
 
     http: int = HTTP
     grpc: int = GRPC
+    metrics: int = METRICS
+
+    def named(self) -> list[dict[str, Any]]:
+        """The ports of the container; with their protocol, as KServe copies them and compares."""
+        return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in vars(self).items()]
+
+    def scraping(self) -> dict[str, str]:
+        """Annotations that lead Prometheus to the metrics."""
+        return {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(self.metrics),
+            "prometheus.io/path": "/metrics",
+        }
 
 
 def probes(ports: Ports) -> dict[str, Any]:
@@ -61,6 +75,33 @@ def resources(workload: Workload) -> dict[str, Any]:
     if workload.gpus:
         needs["nvidia.com/gpu"] = str(workload.gpus)
     return {"requests": dict(needs), "limits": dict(needs)}
+
+
+def pod_security() -> dict[str, Any]:
+    """Fields of a pod: it runs as NVIDIA's user without rights, and knows nothing of the cluster."""
+    return {
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UID,
+            "runAsGroup": UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def spread(selector: dict[str, str]) -> dict[str, Any]:
+    """A field of a pod: on as many nodes as there are."""
+    return {
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector},
+            }
+        ]
+    }
 
 
 def container_security() -> dict[str, Any]:

@@ -36,48 +36,62 @@ PRESETS = {preset.name: preset for preset in (LATENCY, THROUGHPUT)}
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """Everything about serving a model that is not the model's own.
+    """Everything about serving a model that is not the model's own. None is what was not asked for.
 
     Attributes:
-        preset: where the figures come from that are None here.
-        instances: copies of the model that run at once, on each GPU where it runs on GPUs.
-        threads: of one instance of an ONNX model on a CPU.
-        gpu: run ONNX models on GPUs; plans always are.
+        preset: where the figures of the queue come from that are None here; None for `LATENCY`.
+        instances: copies of the model that run at once, on each GPU where it runs on GPUs; None for 1.
+        threads: of one instance of an ONNX model on a CPU; None for `DEFAULT_THREADS`.
+        gpu: run ONNX models on GPUs; plans always are. None for a CPU.
         queue_delay_us, timeout_us, max_queue: see `Preset`.
 
     Raises:
         UsageError: a number out of its range.
     """
 
-    preset: Preset = LATENCY
-    instances: int = 1
-    threads: int = DEFAULT_THREADS
-    gpu: bool = False
+    preset: Preset | None = None
+    instances: int | None = None
+    threads: int | None = None
+    gpu: bool | None = None
     queue_delay_us: int | None = None
     timeout_us: int | None = None
     max_queue: int | None = None
 
     def __post_init__(self) -> None:
-        _check("--instances", self.instances, 1, 64)
-        _check("--threads", self.threads, 1, 1024)
+        _check("--instances", self.copies, 1, 64)
+        _check("--threads", self.cpu_threads, 1, 1024)
         _check("--queue-delay-us", self.delay_us, 0, 10_000_000)
         _check("the queue's timeout in microseconds", self.waits_us, 1, 3_600_000_000)
         _check("--max-queue", self.queue, 1, 1_000_000)
 
     @property
+    def copies(self) -> int:
+        """Instances of the model."""
+        return 1 if self.instances is None else self.instances
+
+    @property
+    def cpu_threads(self) -> int:
+        """Threads of one instance on a CPU."""
+        return DEFAULT_THREADS if self.threads is None else self.threads
+
+    @property
     def delay_us(self) -> int:
         """Microseconds that a request may wait for others."""
-        return self.preset.queue_delay_us if self.queue_delay_us is None else self.queue_delay_us
+        return self._base.queue_delay_us if self.queue_delay_us is None else self.queue_delay_us
 
     @property
     def waits_us(self) -> int:
         """Microseconds after which a request that still waits is refused."""
-        return self.preset.timeout_us if self.timeout_us is None else self.timeout_us
+        return self._base.timeout_us if self.timeout_us is None else self.timeout_us
 
     @property
     def queue(self) -> int:
         """Requests that may wait."""
-        return self.preset.max_queue if self.max_queue is None else self.max_queue
+        return self._base.max_queue if self.max_queue is None else self.max_queue
+
+    @property
+    def _base(self) -> Preset:
+        return self.preset or LATENCY
 
 
 def preset(name: str) -> Preset:

@@ -12,7 +12,7 @@ serves the repository meanwhile sees each model as it was or as it will be, and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from debiexport.atomic import StagedFolder, staged_folder
 from debiexport.bundle import open_bundle, sha256_of
 from debiexport.errors import BundleError, OutputError, UsageError
 from debiexport.progress import Progress, silent
+from debiexport.triton.json_size import SAFE_BYTES, json_bytes
 from debiexport.triton.lint import RULES, lint_model
 from debiexport.triton.lint_files import RULES_OF_VERSIONS as FILE_RULES
 from debiexport.triton.merging import merge, staging_place
 from debiexport.triton.model_config import LABELS, has_labels, model_config, untold
 from debiexport.triton.presets import ServingOptions
-from debiexport.triton.protos import CONFIG, to_text
+from debiexport.triton.protos import CONFIG, ModelConfig, from_text, to_text
 from debiexport.triton.served import MODEL_SHA256, ServedModel, named_bundle, served_models
-from debiexport.triton.versions import is_served, joined_config, labels_file, read_config_text, version_numbers
+from debiexport.triton.settings import check_settings
+from debiexport.triton.versions import joined_config, labels_file, read_config, served_versions, version_numbers
+from debiexport.triton.words import listed
 
 _HEADER = "# Of debiexport. What is zero is left out: max_batch_size 0 is a fixed batch, which the dims then include.\n"
 
@@ -87,6 +90,7 @@ def write_repository(
     options: ServingOptions | None = None,
     max_batch: int | None = None,
     onnx: bool = False,
+    check: Callable[[Path], object] | None = None,
     progress: Progress = silent,
 ) -> RepositoryResult:
     """Write bundles as a model repository, or add them to one.
@@ -96,11 +100,13 @@ def write_repository(
     Args:
         bundles: folders, or `NAME=FOLDER` to name a model otherwise than its card.
         output: the repository; made if it is not there.
-        options: how new models are served; a model that is there keeps its own. None for the defaults.
+        options: how new models are served; a model that is there keeps its own, which have to be those that are asked
+            for here. None for the defaults.
         max_batch, onnx: see `served_models`.
+        check: is called with a folder of what is about to be added; what it raises leaves the repository as it was.
 
     Raises:
-        UsageError: no bundle, or an option that cannot be used.
+        UsageError: no bundle, an option that cannot be used, or one that differs from what a model that is there has.
         BundleError: a bundle is altered, lost parity, cannot be served, or does not fit the versions that are there.
         InputError: a model that is there cannot be read.
         OutputError: the repository cannot be written.
@@ -120,7 +126,10 @@ def write_repository(
     if repository.exists() and not repository.is_dir():
         raise OutputError(f"--output {repository} exists and is not a folder: choose another path")
     exists = repository.is_dir()
-    kept = [f"{name} keeps the settings of its {CONFIG}" for name in models if (repository / name).is_dir()]
+    there = [name for name in models if (repository / name).is_dir()]
+    for name in there:
+        check_settings(repository / name, options, max_batch)
+    notes = [f"{name} keeps the settings of its {CONFIG}" for name in there]
     with staged_folder(staging_place(repository) if exists else repository, marker=CONFIG) as staged:
         written = [
             version
@@ -129,12 +138,20 @@ def write_repository(
         ]
         for name in models:
             _refuse_findings(staged.path / name, joins=(repository / name).is_dir())
-        kept += _unserved(staged.path, written)
+        configs = {name: read_config(staged.path / name) for name in models}
+        for name, config in configs.items():
+            versions = {number for root in (repository, staged.path) for number in version_numbers(root / name)}
+            notes += _left_out(name, config, sorted(versions), [one.version for one in written if one.name == name])
+        if check is not None:
+            check(staged.path)
         if exists:
             merge(staged.path, repository)
         else:
             staged.commit()
-    return RepositoryResult(repository, tuple(written), tuple(dict.fromkeys([*kept, *_notes(served, max_batch)])))
+    for name, ones in models.items():
+        notes += [note for one in ones for note in _notes(one, configs[name], max_batch)]
+    notes += _large_json(served, configs)
+    return RepositoryResult(repository, tuple(written), tuple(dict.fromkeys(notes)))
 
 
 def _stage(
@@ -149,7 +166,7 @@ def _stage(
     there, folder = repository / name, staged.path / name
     folder.mkdir()
     text: str | None = None
-    next_version = max(version_numbers(there), default=0) + 1 if there.is_dir() else 1
+    next_version = max(version_numbers(there), default=0) + 1
     written = []
     for version, one in enumerate(served, next_version):
         progress(f"writing {name} version {version} ({one.file.stat().st_size / 1e6:.1f} MB)")
@@ -160,7 +177,7 @@ def _stage(
             text = _HEADER + to_text(model_config(one, options))
         _write_settings(folder, one, text)
         file = repository / name / str(version) / one.filename
-        written.append(WrittenVersion(name, version, one.platform, one.max_batch, file))
+        written.append(WrittenVersion(name, version, one.platform, from_text(text).max_batch_size, file))
     return written
 
 
@@ -186,24 +203,44 @@ def _refuse_findings(model: Path, *, joins: bool) -> None:
             raise BundleError(f"{finding.file} would not be served: {finding.what}; {finding.advice}")
 
 
-def _unserved(staged: Path, written: Sequence[WrittenVersion]) -> list[str]:
-    texts = {one.name: read_config_text(staged / one.name) for one in written}
-    return [
-        f"{one.name} serves the versions that its version_policy names, and {one.version} is none of them"
-        for one in written
-        if not is_served(texts[one.name], one.version)
-    ]
+def _left_out(name: str, config: ModelConfig, versions: list[int], new: list[int]) -> list[str]:
+    """Which of a model's versions Triton does not serve."""
+    chosen = served_versions(config, versions)
+    if config.version_policy.HasField("specific"):  # of which somebody else has thought
+        return [
+            f"{name} serves the versions that its version_policy names, and {version} is none of them"
+            for version in new
+            if version not in chosen
+        ]
+    rest = [version for version in versions if version not in chosen]
+    if not rest:
+        return []
+    which = f"{'version' if len(chosen) == 1 else 'versions'} {listed(chosen)}"
+    return [f"Triton serves {which} of {name}; {listed(rest)} {'stays' if len(rest) == 1 else 'stay'} in the folder"]
 
 
-def _notes(served: Sequence[ServedModel], max_batch: int | None) -> list[str]:
-    notes = [note for one in served for note in one.notes]
-    for one in served:
-        if max_batch is not None and not one.max_batch:
-            notes.append(f"{one.name} has a fixed batch of {one.batch}: --max-batch is not for it")
-        lost = [] if one.is_plan else untold(one.session)
-        if lost:
-            notes.append(
-                f"Triton's ONNX Runtime has no setting for {', '.join(lost)} of {one.name}: it runs with the default,"
-                " the same numbers and another speed or memory"
-            )
+def _notes(served: ServedModel, config: ModelConfig, max_batch: int | None) -> list[str]:
+    on_gpus = {group.Kind.Name(group.kind) for group in config.instance_group} == {"KIND_GPU"}
+    notes = [] if on_gpus else list(served.notes)
+    if max_batch is not None and not served.max_batch:
+        notes.append(f"{served.name} has a fixed batch of {served.batch}: --max-batch is not for it")
+    lost = [] if served.is_plan else untold(served.session)
+    if lost:
+        notes.append(
+            f"Triton's ONNX Runtime has no setting for {', '.join(lost)} of {served.name}: it runs with the default,"
+            " the same numbers and another speed or memory"
+        )
     return notes
+
+
+def _large_json(served: Sequence[ServedModel], configs: dict[str, ModelConfig]) -> list[str]:
+    """One note, of the largest request of all."""
+    sizes = [(json_bytes(one.inputs, configs[one.name].max_batch_size or one.batch or 1), one.name) for one in served]
+    size, name = max(sizes)
+    if size <= SAFE_BYTES:
+        return []
+    return [
+        f"a JSON body of more than about {SAFE_BYTES / 1e6:.0f} MB can end Triton 2.51 (24.10) with signal 11, and the"
+        f" largest batch of {name} is up to {size / 1e6:.0f} MB as JSON: send batches as binary or over gRPC, and let"
+        " no client that you do not trust reach the HTTP port"
+    ]

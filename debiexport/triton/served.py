@@ -44,7 +44,7 @@ class ServedModel:
         tuned_batch: the batch a plan is tuned for, None for ONNX.
         largest_batch: that the file itself can take, None for any.
         session: options that ONNX Runtime is to run it with.
-        notes: what a user should know.
+        notes: what a user should know who runs it on a CPU.
     """
 
     name: str
@@ -94,11 +94,13 @@ def check_name(name: str) -> str:
 def named_bundle(text: str) -> tuple[str | None, Path]:
     """Read `BUNDLE` or `NAME=BUNDLE`; a folder that has such a name itself is taken for the folder.
 
+    What comes before the "=" may be part of a path; it is taken for a name where a folder comes after it.
+
     Raises:
         UsageError: see `check_name`, or there is no bundle behind the name.
     """
     name, equals, path = text.partition("=")
-    if not equals or "/" in name or Path(text).is_dir():
+    if not equals or Path(text).is_dir() or ("/" in name and not (path and Path(path).is_dir())):
         return None, Path(text)
     if not path:
         raise UsageError(f"{text!r} names no bundle: give NAME=BUNDLE, as in debi_nano=artifacts/debi_nano")

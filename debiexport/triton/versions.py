@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from debiexport.errors import BundleError, InputError, OutputError
@@ -14,8 +15,11 @@ MAX_CONFIG_BYTES = 2**20
 
 
 def version_numbers(folder: Path) -> list[int]:
-    """The versions of a model's folder, ascending: subfolders named by a number that Triton takes for one."""
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    """The versions of a model's folder, ascending: subfolders named by a number that Triton takes for one.
+
+    There are none where there is no folder.
+    """
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0")
 
 
@@ -30,10 +34,25 @@ def read_config_text(folder: Path) -> str:
         if not path.is_file():
             raise InputError(f"{folder} has no {CONFIG}: it is no model of Triton's; choose another --output")
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size} bytes: it is no configuration of a model")
+            raise InputError(
+                f"{path} has {path.stat().st_size} bytes, too many for a model's configuration: put the right one there"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}): check its permissions and content") from error
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """A model's configuration.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    text = read_config_text(folder)
+    try:
+        return from_text(text)
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG} cannot be read ({error}): repair it first") from error
 
 
 def joined_config(folder: Path, served: ServedModel, version: int) -> str:
@@ -49,11 +68,7 @@ def joined_config(folder: Path, served: ServedModel, version: int) -> str:
         InputError: the configuration is missing or cannot be read.
         BundleError: the model is another one: clients of the older versions could not use it.
     """
-    text = read_config_text(folder)
-    try:
-        config = from_text(text)
-    except ValueError as error:
-        raise InputError(f"{folder / CONFIG} cannot be read ({error}): repair it first") from error
+    text, config = read_config_text(folder), read_config(folder)
     reason = _differs(config, served) or _labels_differ(folder, served)
     if reason is not None:
         raise BundleError(
@@ -65,10 +80,14 @@ def joined_config(folder: Path, served: ServedModel, version: int) -> str:
     return f"{text.rstrip()}\n{to_text(addition)}"
 
 
-def is_served(text: str, version: int) -> bool:
-    """Whether a configuration's policy lets Triton serve a version that is the newest."""
-    policy = from_text(text).version_policy
-    return not policy.HasField("specific") or version in policy.specific.versions
+def served_versions(config: ModelConfig, versions: Sequence[int]) -> list[int]:
+    """Those of a model's versions, ascending, that Triton serves by the policy of its configuration."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return list(versions)
+    if policy.HasField("specific"):
+        return [version for version in versions if version in policy.specific.versions]
+    return list(versions[-(policy.latest.num_versions or 1) :])
 
 
 def check_unchanged(folder: Path, joined: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 
 from debiexport.errors import InputError, UsageError
-from debiexport.triton.protos import CONFIG, ModelConfig, classes, from_text
-from debiexport.triton.served import TENSORRT_VERSION
-from debiexport.triton.versions import read_config_text, version_numbers
+from debiexport.triton.model_config import THREADS
+from debiexport.triton.protos import CONFIG, ModelConfig, classes
+from debiexport.triton.served import PLAN_PLATFORM, TENSORRT_VERSION
+from debiexport.triton.versions import read_config, served_versions, version_numbers
+from debiexport.triton.words import listed
 
 DEFAULT_IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The container of the Triton that the generated repositories are tested with. Plans need the one that has the
@@ -23,6 +26,8 @@ WEIGHT_COPIES = 3  # measured are 2 (debi_t); one more while a new version is lo
 # memory in pieces that double.
 RUN_PER_INPUT = 40
 _STORAGE = re.compile(r"(pvc|s3|gs|as)://[A-Za-z0-9][A-Za-z0-9_./:-]*")
+_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_CLAIM = re.compile(rf"(?=.{{1,253}}$){_LABEL}([.]{_LABEL})*")
 _MIB = 2**20
 
 
@@ -36,7 +41,7 @@ class Workload:
         storage: where the repository is, as "pvc://CLAIM/FOLDER" or "s3://BUCKET/FOLDER".
         cpus, memory_mib, gpus: what a pod asks for and is limited to.
         full_queue: requests that may wait in a pod before another pod is worth starting.
-        tensorrt: versions that built the plans, one of which the container has to have.
+        tensorrt: versions that built the plans that are served; the container has to have theirs.
     """
 
     name: str
@@ -57,7 +62,12 @@ class Workload:
 
 
 def workload_of(
-    repository: Path, *, name: str | None = None, image: str = DEFAULT_IMAGE, storage: str = DEFAULT_STORAGE
+    repository: Path,
+    *,
+    adding: Path | None = None,
+    name: str | None = None,
+    image: str | None = None,
+    storage: str = DEFAULT_STORAGE,
 ) -> Workload:
     """The pod that a repository needs.
 
@@ -65,27 +75,32 @@ def workload_of(
     weights of every kept version, the tensors inside the networks at their largest batch, and full queues.
 
     Args:
+        repository: need not be there yet, where there is something to add.
+        adding: a folder of models, or of versions with the new configuration, that is to be moved into it.
+        image: None for `DEFAULT_IMAGE`, which does for ONNX models.
         name: None for that of the only model, or of the repository's folder.
 
     Raises:
-        UsageError: a name that cannot be used, or see `check_image` and `check_storage`.
+        UsageError: a name that cannot be used, a plan without an image, or see `check_image` and `check_storage`.
         InputError: a configuration cannot be read, or there is none.
     """
-    folders = sorted(folder for folder in repository.iterdir() if (folder / CONFIG).is_file())
-    if not folders:
+    roots = [root for root in (adding, repository) if root is not None and root.is_dir()]
+    names = sorted({folder.name for root in roots for folder in root.iterdir() if (folder / CONFIG).is_file()})
+    if not names:
         raise InputError(f"{repository} holds no model: write a bundle into it with --output")
-    configs = [(folder, _read(folder)) for folder in folders]
-    chosen = name or (folders[0].name if len(folders) == 1 else repository.resolve().name)
-    on_gpus = any(_kind(group) == "KIND_GPU" for _, config in configs for group in config.instance_group)
+    folders = {model: [root / model for root in roots if (root / model).is_dir()] for model in names}
+    configs = {model: read_config(places[0]) for model, places in folders.items()}
+    chosen = name or (names[0] if len(names) == 1 else repository.resolve().name)
+    on_gpus = any(_kind(group) == "KIND_GPU" for config in configs.values() for group in config.instance_group)
     return Workload(
         object_name(chosen),
-        check_image(image),
+        _image_of(folders, configs) if image is None else check_image(image),
         check_storage(storage),
-        FRONTEND_CPUS + sum(_cpus(config) for _, config in configs),
-        SERVER_MIB + sum(_memory_mib(folder, config) for folder, config in configs),
+        FRONTEND_CPUS + sum(_cpus(config) for config in configs.values()),
+        SERVER_MIB + sum(_memory_mib(places, configs[model]) for model, places in folders.items()),
         1 if on_gpus else 0,
-        max(max(1, config.max_batch_size) * _instances(config) for _, config in configs),
-        tuple(sorted({version for _, config in configs for version in _tensorrt(config)})),
+        max(max(1, config.max_batch_size) * _instances(config) for config in configs.values()),
+        tuple(sorted({version for model in names for version in _tensorrt(folders[model], configs[model])})),
     )
 
 
@@ -93,11 +108,19 @@ def check_storage(storage: str) -> str:
     """Where a cluster finds a repository.
 
     Raises:
-        UsageError: it is of another form than "pvc://CLAIM/FOLDER", or the same with s3, gs or as.
+        UsageError: it is of another form than "pvc://CLAIM/FOLDER", or the same with s3, gs or as; or no claim can
+            have the name.
     """
     if not _STORAGE.fullmatch(storage) or ".." in storage:
         raise UsageError(
             f"--storage-uri is {storage!r}: give pvc://CLAIM/FOLDER, or s3://, gs:// or as:// with the folder"
+        )
+    scheme, _, rest = storage.partition("://")
+    claim = rest.partition("/")[0]
+    if scheme == "pvc" and not _CLAIM.fullmatch(claim):
+        raise UsageError(
+            f"--storage-uri is {storage!r}, and no claim is named {claim!r}: Kubernetes takes up to 253 lower-case"
+            " letters, digits, - and ., with a letter or digit at each end"
         )
     return storage
 
@@ -125,11 +148,21 @@ def object_name(text: str) -> str:
     return name if name[0].isalpha() else f"m-{name}"
 
 
-def _read(folder: Path) -> ModelConfig:
-    try:
-        return from_text(read_config_text(folder))
-    except ValueError as error:
-        raise InputError(f"{folder / CONFIG} cannot be read ({error}): repair it first") from error
+def _image_of(folders: Mapping[str, Sequence[Path]], configs: Mapping[str, ModelConfig]) -> str:
+    """The default container, which runs ONNX models; its TensorRT is hardly ever the one that built a plan.
+
+    Raises:
+        UsageError: there is a plan.
+    """
+    plans = [model for model, config in configs.items() if config.platform == PLAN_PLATFORM]
+    if plans:
+        versions = sorted({version for model in plans for version in _tensorrt(folders[model], configs[model])})
+        theirs = listed(versions) if versions else "the version that built it"
+        raise UsageError(
+            f"no --image, and {plans[0]} is a plan, which runs with the TensorRT that built it alone: give the"
+            f" container of Triton whose TensorRT is {theirs}, as listed in NVIDIA's support matrix"
+        )
+    return DEFAULT_IMAGE
 
 
 def _kind(group: ModelConfig) -> str:
@@ -140,21 +173,27 @@ def _instances(config: ModelConfig) -> int:
     return sum(max(1, group.count) for group in config.instance_group) or 1
 
 
-def _tensorrt(config: ModelConfig) -> list[str]:
-    return [p.string_value for name, p in config.parameters.items() if name.endswith(f".{TENSORRT_VERSION}")]
+def _served(folders: Sequence[Path], config: ModelConfig) -> dict[int, Path]:
+    """The folders of the versions that Triton serves."""
+    places = {version: folder / str(version) for folder in folders for version in version_numbers(folder)}
+    return {version: places[version] for version in served_versions(config, sorted(places))}
+
+
+def _tensorrt(folders: Sequence[Path], config: ModelConfig) -> list[str]:
+    names = [f"{version}.{TENSORRT_VERSION}" for version in _served(folders, config)]
+    return [config.parameters[name].string_value for name in names if name in config.parameters]
 
 
 def _cpus(config: ModelConfig) -> int:
-    threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
+    threads = config.parameters[THREADS].string_value if THREADS in config.parameters else ""
     each = int(threads) if threads.isdigit() else 1
     return sum(max(1, group.count) * (each if _kind(group) == "KIND_CPU" else 1) for group in config.instance_group)
 
 
-def _memory_mib(folder: Path, config: ModelConfig) -> int:
-    kept = config.version_policy.latest.num_versions or 1
+def _memory_mib(folders: Sequence[Path], config: ModelConfig) -> int:
     sizes: list[int] = [
-        sum(file.stat().st_size for file in (folder / str(version)).rglob("*") if file.is_file())
-        for version in version_numbers(folder)[-kept:]
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        for folder in _served(folders, config).values()
     ]
     images = max(1, config.max_batch_size)
     request: int = images * sum(_bytes(tensor) for tensor in config.input)
