@@ -40,7 +40,7 @@ def parse_server(text: str) -> tuple[str, str]:
         UsageError: anything else.
     """
     if text.lower().startswith(("https://", "grpcs://")):
-        raise UsageError(f"--server is {text!r}: TLS is not spoken here; give host:port of a server or proxy without it")
+        raise UsageError(f"--server is {text!r}: TLS is not spoken here; give host:port of something that does without")
     found = _SERVER.fullmatch(text)
     if found is None or int(found["port"] or 1) not in range(1, 65536):
         raise UsageError(f"--server is {text!r}: give host:port or grpc://host:port, as localhost:8000")
