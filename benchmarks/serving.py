@@ -49,7 +49,7 @@ from debiexport.environment import describe_environment, usable_cpus
 from debiexport.extras import require
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
-PACKAGES = ("starlette", "uvicorn", "grpc", "tritonclient")
+PACKAGES = ("starlette", "uvicorn", "httptools", "grpc", "tritonclient")
 MODELS = ("debi_nano", "debi_t")
 THREADS = 2
 MAX_BATCH = 8

@@ -47,8 +47,8 @@ def test_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         " run: pip install 'debiexport[rtx]'",
         "build and bench TensorRT engines: blocked, onnx-graphsurgeon is not installed, tensorrt is not installed,"
         " cuda-bindings is not installed; run: pip install 'debiexport[tensorrt]'",
-        "serve: blocked, starlette is not installed, uvicorn is not installed, grpcio is not installed, tritonclient is"
-        " not installed; run: pip install 'debiexport[serve]'",
+        "serve: blocked, starlette is not installed, uvicorn is not installed, httptools is not installed, grpcio is"
+        " not installed, tritonclient is not installed; run: pip install 'debiexport[serve]'",
         "write Triton repositories: blocked, tritonclient is not installed; run: pip install 'debiexport[serve]'",
     ]
     assert str(diagnosis) == "8 of 17 abilities ok, 0 packages broken, 0 conflicts"

@@ -59,8 +59,10 @@ def test_a_body_that_drips_is_cut() -> None:
         for _ in range(500):
             connection.sendall(b" ")
             with suppress(TimeoutError):
-                status, error = status_and_error(connection.recv(4096))
+                connection.recv(1, socket.MSG_PEEK)
                 break
+        connection.settimeout(20)
+        status, error = status_and_error(answered(connection))
     assert (status, error) == (408, f"the body did not end within 0.8 s, got {error.split()[-5]} bytes; send it faster")
 
 
@@ -114,6 +116,136 @@ def test_a_refused_body_without_end_is_not_read_for_ever(monkeypatch: pytest.Mon
         assert answered(connection).startswith(b"HTTP/1.1 413")
         with pytest.raises(ConnectionError):
             connection.sendall(bytes(64 * 2**20))
+
+
+def test_what_is_left_of_a_refused_body_does_not_keep_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("debiexport.serve.listeners.KEEP_ALIVE_S", 0.4)
+    gate = Gate()
+    with running_server(toy_model(gate), limits=LIMITS) as server:
+        with server.connect() as connection:
+            connection.sendall(INFER + b"Content-Length: 500000\r\n\r\n")
+            assert answered(connection).startswith(b"HTTP/1.1 413")
+            begun = time.monotonic()
+            with suppress(ConnectionError):
+                while time.monotonic() - begun < 10:
+                    connection.sendall(b"{")
+                    time.sleep(0.02)
+            assert 0.3 < time.monotonic() - begun < 5
+        with server.connect() as connection:  # but what follows it does
+            connection.sendall(INFER + b"Content-Length: 500000\r\n\r\n" + bytes(499_999))
+            assert answered(connection).startswith(b"HTTP/1.1 413")
+            connection.sendall(b"\0" + request())
+            gate.wait()
+            time.sleep(0.6)
+            gate.open()
+            assert answered(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_that_wait_are_not_read() -> None:
+    gate = Gate()
+    with running_server(toy_model(gate)) as server, server.connect(0.5) as connection:
+        connection.sendall(request())
+        gate.wait()
+        time.sleep(0.1)  # so that the server has begun to look whether the client leaves
+        waiting = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 64 * 2**20:
+                sent += connection.send(waiting)
+        assert sent < 16 * 2**20  # what the system's buffers hold, and not the server's
+        gate.open()
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n",
+        b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    ],
+)
+def test_requests_that_ask_for_another_protocol_are_answered_in_this_one(fields: bytes) -> None:
+    body = images().tobytes()
+    whole = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    with running_server() as server, server.connect() as connection:
+        for sent in (whole, chunked, whole):
+            connection.sendall(INFER + b"Inference-Header-Content-Length: 0\r\n" + fields + sent)
+            assert answered(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_fields_behind_a_body_say_nothing() -> None:
+    body = images().tobytes()
+    head = INFER + b"Inference-Header-Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailers = b"Content-Encoding: gzip\r\nInference-Header-Content-Length: 3\r\nConnection: close\r\n\r\n"
+    with running_server() as server, server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(head + b"%x\r\n%b\r\n0\r\n" % (len(body), body) + trailers)
+            assert answered(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /v2\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2 HTTP/2.0\r\nHost: x\r\n\r\n", 400),
+        (b"OPTIONS /v2 RTSP/1.0\r\nHost: x\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2#a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02", 400),
+        (INFER + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (INFER + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (INFER + b"Transfer-Encoding: gzip\r\n\r\n", 400),
+        (INFER + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (INFER + b"A: b\r\n c\r\n\r\n", 400),
+        (INFER + b"A : b\r\n\r\n", 400),
+        (INFER + b"A: \0\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\nHost: x\n\n", 400),
+        (INFER + b"X: " + b"x" * 70_000, 431),
+        (b"GET /" + b"x" * 70_000, 431),
+        (INFER + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 70_000, 431),
+        (INFER + b"Transfer-Encoding: chunked\r\n\r\n0\r\nT: " + b"x" * 70_000, 431),
+        (INFER + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}0\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request_is_refused_at_once(sent: bytes, status: int) -> None:
+    """Without more bytes, the end of the connection, or any time."""
+    with running_server(limits=LIMITS) as server:
+        with server.connect() as connection:
+            connection.sendall(sent)
+            answer = answered(connection)
+        assert status_and_error(answer)[0] == status
+        assert status_and_error(answer)[1].startswith("Invalid HTTP request received: ")
+        assert b"connection: close" in answer
+        assert http_exchange(server, [request().replace(b"Host", b"Connection: close\r\nHost")]).startswith(
+            b"HTTP/1.1 200"
+        )
+        assert (server.service.admission.held, server.service.admission.in_progress) == (0, 0)
+
+
+def test_what_is_no_request_behind_one() -> None:
+    with running_server() as server, server.connect() as connection:
+        connection.sendall(request() + b"GET /v2\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert received.count(b"HTTP/1.1 400") == 1
+    assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 400")
+
+
+def test_connections_of_old_clients() -> None:
+    old = request().replace(b"HTTP/1.1\r\nHost: x", b"HTTP/1.0\r\nExpect: 100-continue")
+    with running_server() as server:
+        for sent in (old, request().replace(b"Host", b"Connection: foo, Close\r\nHost")):
+            answer = http_exchange(server, [sent])  # which is closed
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer
 
 
 def test_expectations_are_met() -> None:

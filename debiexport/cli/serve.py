@@ -9,7 +9,7 @@ import typer
 from debiexport.cli.options import Debug, Json, Quiet, Threads, parse_number, parse_threads
 from debiexport.cli.output import OUTPUT
 
-PACKAGES = ("starlette", "uvicorn", "grpc", "tritonclient")
+PACKAGES = ("starlette", "uvicorn", "httptools", "grpc", "tritonclient")
 
 _Bundles = Annotated[
     list[str],

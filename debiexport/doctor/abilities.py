@@ -93,7 +93,7 @@ ABILITIES = (
     Need("check a TensorRT bundle", (*CORE, "torch"), "export"),
     Need("build with TensorRT for RTX", (*CORE, *TYPED, "tensorrt-rtx"), "rtx"),
     Need("build and bench TensorRT engines", (*CORE, *TYPED, "tensorrt", "cuda-bindings"), "tensorrt", gpu=True),
-    Need("serve", (*CORE, "starlette", "uvicorn", "grpcio", "tritonclient"), "serve"),
+    Need("serve", (*CORE, "starlette", "uvicorn", "httptools", "grpcio", "tritonclient"), "serve"),
     Need("write Triton repositories", (*CORE, "tritonclient"), "serve"),
 )
 

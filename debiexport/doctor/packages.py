@@ -33,6 +33,7 @@ PACKAGES: Mapping[str, str] = {
     "triton": "triton",
     "starlette": "starlette",
     "uvicorn": "uvicorn",
+    "httptools": "httptools",
     "grpcio": "grpc",
     "tritonclient": "tritonclient",
     "openvino": "openvino",

@@ -3,7 +3,8 @@
 It speaks what NVIDIA Triton speaks, over HTTP (JSON and the binary extension) and gRPC, so a client moves from one to
 the other unchanged. A request goes one way through the modules:
 
-    http_protocol, http_limits     connections, headers and bodies, bounded before memory is taken
+    http_protocol, http_reader,
+    http_head, http_limits         connections, heads and bodies, bounded before memory is taken
     http_json, http_binary,
     grpc_messages                  a body or message becomes named tensors, and answers become bodies
     requests                       named tensors become an InferRequest, or are refused with a reason
