@@ -170,7 +170,7 @@ def test_what_is_refused(dynamic_bundle: Path, tmp_path: Path, capsys: pytest.Ca
     refused([dynamic_bundle, "--port", "8001"], 2, "are not three", capsys)
     refused([dynamic_bundle, "--max-batch", "0", *PORTS], 2, "--max-batch is 0", capsys)
     refused([dynamic_bundle, "--threads", "0"], 2, "--threads is 0", capsys)
-    refused([f"../x={dynamic_bundle}", *PORTS], 2, "no bundle at", capsys)
+    refused([f"../x={dynamic_bundle}", *PORTS], 2, "the model's name is '../x'", capsys)
     (dynamic_bundle / "manifest.json").write_text("{}")
     refused([dynamic_bundle, *PORTS], 4, "not a manifest", capsys)
     with socket.socket() as taken:
