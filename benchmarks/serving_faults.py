@@ -32,7 +32,7 @@ GRPC_CLIENT_ERRORS = {
     "UNAUTHENTICATED",
 }
 CLIENT_ERROR, SERVER_ERROR, ACCEPTED, SILENT = "client error", "server error", "accepted", "no answer"
-HUGE = ("far too many bytes", "beyond all memory", "head of a megabyte", "announced as a terabyte")
+HUGE = ("far too many", "beyond all memory", "head of a megabyte", "announced as a terabyte")
 STALL_LIMIT_S = 20.0  # for which a connection that should be cut is watched
 STALLED_EACH = 16
 

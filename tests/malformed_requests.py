@@ -186,7 +186,7 @@ def _http_cases(target: Target) -> list[Case]:
     post("no UTF-8", b'{"id": "\xff"}', ["UTF-8"])
     text("JSON nested without end", "[" * 3000 + "]" * 3000, ["nested"])
     text("a key twice", '{"inputs": [], "inputs": []}', ["'inputs'", "more than once"])
-    text("far too many values", '{"inputs": [' + "0," * (target.max_batch * target.values + 9000) + "0]}", ["values"])
+    text("far too many values", '{"inputs": [' + "0," * (2 * target.max_batch * target.values + 9000) + "0]}", ["values"])
     text("no inputs", "{}", [target.input, "missing"])
     text("inputs that are no list", '{"inputs": {}}', ["inputs", "expected a list"])
     text("inputs of null", '{"inputs": [null]}', ["inputs", "expected objects"])

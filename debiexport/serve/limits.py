@@ -38,12 +38,12 @@ class Limits:
 
     @classmethod
     def of(cls, signatures: Sequence[Signature]) -> Limits:
-        """The bounds that let through the largest request of any model, and those that are up to twice too large: in
-        binary, and in JSON up to 64 MiB.
+        """The bounds that let through the largest request of any model, in binary also twice that, in JSON up to 64
+        MiB.
         """
-        values = TOO_MANY * max(signature.largest_elements for signature in signatures)
+        values = max(signature.largest_elements for signature in signatures)
         binary = TOO_MANY * max(signature.largest_bytes for signature in signatures) + BESIDE_DATA
         text = values * JSON_BYTES_PER_VALUE + BESIDE_DATA
         body = max(binary, min(text, LARGEST_JSON))
-        typed = values * TYPED_BYTES_PER_VALUE + BESIDE_DATA
+        typed = TOO_MANY * values * TYPED_BYTES_PER_VALUE + BESIDE_DATA
         return cls(body, max(binary, typed), max(128 * MIB, 2 * body))
