@@ -150,6 +150,10 @@ def main() -> None:
     if asked[:1] == [ROWS]:
         print(json.dumps(_rows(asked[1], asked[2] == "plugins")))
         return
+    if unknown := set(asked) - {"--table", *(model for model, _ in CASES)}:
+        sys.exit(
+            f"no such network: {', '.join(sorted(unknown))}; give some of {', '.join(sorted({m for m, _ in CASES}))}"
+        )
     if asked != ["--table"]:
         kept = _recorded() if asked else []
         for model, plugins in CASES:
