@@ -20,7 +20,7 @@ from debiexport.serve.refusals import RETRY_AFTER_S
 HEAD_S = 10.0
 UNREAD_S = 10.0  # for which an answer may lie there before the connection is cut
 LINGER_S = 1.0  # for which what was written may still be read after the end
-AHEAD_BYTES = MIB  # of a body that come before the application takes them; every pause costs a tenth of a millisecond
+AHEAD_BYTES = MIB  # of a body that come before the application takes them; a pause costs calls of the system
 LEFT_OVER_BYTES = 64 * MIB  # of a body that was refused and comes all the same
 
 
